@@ -1,0 +1,1 @@
+//! Wires the parts in floor order and stops them in reverse.

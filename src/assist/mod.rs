@@ -1,0 +1,3 @@
+//! Where the parts meet: the call actor, the registry of calls, prompts and drafts.
+
+pub mod draft;

@@ -1,0 +1,1 @@
+//! Events to whoever watches: publish and subscribe within the process.

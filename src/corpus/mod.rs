@@ -1,0 +1,1 @@
+//! Reads training and replay data: JSON lines, dialogues, company folders.

@@ -1,0 +1,1 @@
+//! The block-diffusion language model engine: readable alone.

@@ -1,0 +1,433 @@
+//! The vocabulary: what happens in a call, as the log stores it and the sockets send it.
+//!
+//! A call's state is the fold of its settled [`Envelope`]s. Settled envelopes are numbered from 1
+//! without gaps; tentative ones carry the number of the last settled one and are never stored.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::DateTime;
+use chrono::Utc;
+use serde::Deserialize;
+use serde::Serialize;
+
+/// The longest name of a call, in bytes.
+pub const CALL_ID_MAX_BYTES: usize = 128;
+
+/// Names one call within its tenant: 1 to 128 of the characters `A-Z a-z 0-9 . _ : -`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CallId(String);
+
+impl CallId {
+    /// Returns the name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Says why a text is no [`CallId`].
+#[derive(Debug, thiserror::Error)]
+#[error("call name {0:?} must be 1 to 128 of the characters A-Z a-z 0-9 . _ : -")]
+pub struct CallIdError(String);
+
+impl FromStr for CallId {
+    type Err = CallIdError;
+
+    fn from_str(text: &str) -> Result<Self, CallIdError> {
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || ".-_:".contains(c);
+        if text.is_empty() || text.len() > CALL_ID_MAX_BYTES || !text.chars().all(is_allowed) {
+            return Err(CallIdError(text.chars().take(CALL_ID_MAX_BYTES).collect()));
+        }
+        Ok(CallId(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for CallId {
+    type Error = CallIdError;
+
+    fn try_from(text: String) -> Result<Self, CallIdError> {
+        text.parse()
+    }
+}
+
+impl From<CallId> for String {
+    fn from(id: CallId) -> String {
+        id.0
+    }
+}
+
+impl fmt::Display for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Who speaks in a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Speaker {
+    /// The person who calls or writes.
+    Customer,
+    /// The person of the contact center who answers.
+    Agent,
+}
+
+/// How the two people talk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Channel {
+    /// Speech: segments have real times.
+    Voice,
+    /// Typed messages: speech rate means nothing.
+    Chat,
+}
+
+/// One word of a segment with its times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Word {
+    /// The word as recognised.
+    pub text: String,
+    /// Start, in milliseconds from the call's start.
+    pub start_ms: u64,
+    /// End, in milliseconds from the call's start.
+    pub end_ms: u64,
+}
+
+/// One stretch of speech of one speaker; partial until final.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// The sender's name for it; a later segment of the same id replaces a partial one.
+    pub id: String,
+    /// Who spoke.
+    pub speaker: Speaker,
+    /// What was said. In an event it is always redacted.
+    pub text: String,
+    /// Start, in milliseconds from the call's start.
+    pub start_ms: u64,
+    /// End, in milliseconds from the call's start.
+    pub end_ms: u64,
+    /// Whether it will not change any more.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+}
+
+/// What the customer feels, judged from the words in context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Emotion {
+    /// Plain information or question.
+    Neutral,
+    /// Pleased, relieved, really thankful.
+    Satisfied,
+    /// Does not understand, lost.
+    Confused,
+    /// Anxious about consequences.
+    Worried,
+    /// Hurt, resigned, let down without heat.
+    Sad,
+    /// Annoyed by effort or delay, still cooperative.
+    Frustrated,
+    /// Hostile, blaming.
+    Angry,
+}
+
+impl Emotion {
+    /// All emotions, in the order of every score vector.
+    pub const ALL: [Emotion; 7] = [
+        Emotion::Neutral,
+        Emotion::Satisfied,
+        Emotion::Confused,
+        Emotion::Worried,
+        Emotion::Sad,
+        Emotion::Frustrated,
+        Emotion::Angry,
+    ];
+
+    /// Returns the label as the sockets and the training data write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Emotion::Neutral => "neutral",
+            Emotion::Satisfied => "satisfied",
+            Emotion::Confused => "confused",
+            Emotion::Worried => "worried",
+            Emotion::Sad => "sad",
+            Emotion::Frustrated => "frustrated",
+            Emotion::Angry => "angry",
+        }
+    }
+
+    /// Returns how pleasant the emotion is, from −1 to 1.
+    pub fn valence(self) -> f32 {
+        match self {
+            Emotion::Neutral => 0.0,
+            Emotion::Satisfied => 1.0,
+            Emotion::Confused => -0.3,
+            Emotion::Worried => -0.5,
+            Emotion::Sad => -0.6,
+            Emotion::Frustrated => -0.7,
+            Emotion::Angry => -1.0,
+        }
+    }
+}
+
+/// Where the customer's emotion is going.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trend {
+    /// Valence rises.
+    Rising,
+    /// Valence stays.
+    Steady,
+    /// Valence falls.
+    Falling,
+}
+
+/// A speaker's speed, as people hear it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RateLevel {
+    /// Slower than most.
+    Slow,
+    /// As most people speak.
+    Normal,
+    /// Faster than most.
+    Fast,
+}
+
+/// How much a term or an alert matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Good to know.
+    Info,
+    /// Somebody should look.
+    Warning,
+    /// Somebody must look now.
+    Critical,
+}
+
+/// What is done when a sensitive term is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TermAction {
+    /// An alert is raised, the text stays.
+    Alert,
+    /// The text is replaced, nobody is alerted.
+    Redact,
+    /// The text is replaced and an alert is raised.
+    Both,
+}
+
+/// A passage pushed to the agent, with its score and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Card {
+    /// Names the passage: `article#number`, unique within the base.
+    pub id: String,
+    /// The article's id.
+    pub article: String,
+    /// The article's title.
+    pub title: String,
+    /// The passage's plain text.
+    pub passage: String,
+    /// The matched stretches of `passage`: `[start, end)` in Unicode scalar values.
+    pub highlights: Vec<(usize, usize)>,
+    /// The retrieval score, comparable within one base version only.
+    pub score: f32,
+    /// The knowledge base.
+    pub base: String,
+    /// The version of the base that was searched.
+    pub version: u64,
+}
+
+/// Where a draft stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DraftState {
+    /// The model is denoising it.
+    Writing,
+    /// Complete.
+    Done,
+    /// A newer question made it useless.
+    Dropped,
+    /// The model could not write it; `error` says why.
+    Failed,
+}
+
+/// What the agent did with a draft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Used as it was.
+    Accepted,
+    /// Used after changes.
+    Edited,
+    /// Not used.
+    Rejected,
+}
+
+/// An answer that the assistant proposes, as it stands now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Draft {
+    /// Names the draft within its call.
+    pub id: String,
+    /// The settled text.
+    pub text: String,
+    /// What follows `text` while blocks denoise; each masked token is one `░` (U+2591).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tentative_text: Option<String>,
+    /// Where it stands.
+    pub state: DraftState,
+    /// The ids of the cards it rests on.
+    pub cards: Vec<String>,
+    /// The stretches of `text` that are quoted from cards: `[start, end)` in Unicode scalar values.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub quotes: Vec<(usize, usize)>,
+    /// Denoising passes so far.
+    pub steps: u32,
+    /// Tokens written so far.
+    pub tokens: u32,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<String>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    /// The call began.
+    CallOpened {
+        /// The agent's user name.
+        agent: String,
+        /// The customer as the sender names them, redacted.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        customer: Option<String>,
+        /// Voice or chat.
+        channel: Channel,
+        /// BCP 47 language tag.
+        language: String,
+        /// The knowledge bases that are searched.
+        knowledge: Vec<String>,
+    },
+    /// Somebody said something.
+    Segment(Segment),
+    /// The customer's emotion after a segment.
+    Emotion {
+        /// The segment it was read from.
+        segment: String,
+        /// Whose emotion.
+        speaker: Speaker,
+        /// The likeliest label.
+        label: Emotion,
+        /// The probability of every label.
+        scores: std::collections::BTreeMap<Emotion, f32>,
+        /// How pleasant, −1 to 1.
+        valence: f32,
+        /// Where it is going.
+        trend: Trend,
+    },
+    /// How fast somebody speaks.
+    SpeechRate {
+        /// Who.
+        speaker: Speaker,
+        /// Words per minute of speaking time in the window.
+        words_per_minute: f32,
+        /// Syllables per second of speaking time in the window.
+        articulation_rate: f32,
+        /// Words per minute of speaking time over the whole call.
+        call_words_per_minute: f32,
+        /// The window, in milliseconds.
+        window_ms: u64,
+        /// The rate as people hear it.
+        level: RateLevel,
+    },
+    /// A sensitive term or a redacted span was found.
+    Sensitive {
+        /// The segment it stands in.
+        segment: String,
+        /// The kind of thing: `payment_card`, `threat`, ….
+        category: String,
+        /// The listed term; for a redaction the placeholder, never what was removed.
+        term: String,
+        /// Start in the redacted text, in Unicode scalar values.
+        start: usize,
+        /// End in the redacted text, in Unicode scalar values, exclusive.
+        end: usize,
+        /// How much it matters.
+        severity: Severity,
+        /// What was done.
+        action: TermAction,
+    },
+    /// Somebody should look at the call.
+    Alert {
+        /// The rule that fired: `emotion`, `term`, `flag`, ….
+        kind: String,
+        /// How much it matters.
+        severity: Severity,
+        /// A sentence for people, redacted.
+        message: String,
+        /// The segment that caused it.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        segment: Option<String>,
+    },
+    /// Passages that answer the customer.
+    Cards {
+        /// The segment they answer.
+        segment: String,
+        /// Best first.
+        cards: Vec<Card>,
+    },
+    /// An answer being drafted.
+    Draft(Draft),
+    /// What the agent did with a draft.
+    DraftJudged {
+        /// The draft.
+        id: String,
+        /// The agent's verdict.
+        verdict: Verdict,
+        /// The text as used, redacted.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        text: Option<String>,
+    },
+    /// A supervisor's whisper to the agent.
+    Note {
+        /// The supervisor's user name.
+        from: String,
+        /// The note, redacted.
+        text: String,
+    },
+    /// What the call was about.
+    Summary {
+        /// A few sentences, redacted.
+        text: String,
+        /// How it ended.
+        disposition: String,
+        /// What it touched.
+        topics: Vec<String>,
+    },
+    /// The call ended.
+    CallClosed {
+        /// `hangup`, `interrupted`, ….
+        reason: String,
+        /// From the call's start to its last segment's end.
+        duration_ms: u64,
+    },
+}
+
+/// An event with its call, number and time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The call.
+    pub call: CallId,
+    /// The settled number; on a tentative envelope, the last settled one's.
+    pub seq: u64,
+    /// When the actor made it.
+    pub at: DateTime<Utc>,
+    /// Whether the next one of its kind replaces it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tentative: bool,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}

@@ -1,0 +1,1 @@
+//! Question to cards: articles, imports, the tantivy index and its search.

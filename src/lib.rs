@@ -1,0 +1,29 @@
+//! ChatDLM: a real-time contact-center assistant with its own block-diffusion language model.
+//!
+//! A call is one actor that emits numbered events; the engine is one thread behind a clonable
+//! handle; everything people see is a fold of events. Modules import only from lower floors,
+//! siblings never import one another, and `tests/tidy.rs` checks it:
+//!
+//! | floor | modules |
+//! |---|---|
+//! | 0 | [`event`] [`prompt`] [`engine`] |
+//! | 1 | [`monitor`] [`knowledge`] [`store`] [`bus`] [`corpus`] |
+//! | 2 | [`assist`] |
+//! | 3 | [`server`] |
+//! | 4 | [`config`] |
+//! | 5 | [`app`] |
+//! | 6 | [`command`] and the binary |
+
+pub mod app;
+pub mod assist;
+pub mod bus;
+pub mod command;
+pub mod config;
+pub mod corpus;
+pub mod engine;
+pub mod event;
+pub mod knowledge;
+pub mod monitor;
+pub mod prompt;
+pub mod server;
+pub mod store;

@@ -1,0 +1,3 @@
+//! The `chatdlm` command: parses arguments and calls the library.
+
+fn main() {}

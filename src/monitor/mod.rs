@@ -1,0 +1,6 @@
+//! Segment to observations: emotion, speech rate, sensitive terms, redaction.
+
+pub mod emotion;
+pub mod redact;
+pub mod sensitive;
+pub mod speech_rate;

@@ -1,0 +1,1 @@
+//! HTTP and websockets: routes on one screen, one file for each resource.
