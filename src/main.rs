@@ -1,3 +1,27 @@
-//! The `chatdlm` command: parses arguments and calls the library.
+//! The `chatdlm` command: parses arguments, sets up logging, calls the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+/// Real-time contact-center assistant with its own block-diffusion language model engine.
+#[derive(Debug, Parser)]
+#[command(name = "chatdlm", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: chatdlm::command::Command,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,chatdlm=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match chatdlm::command::run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,74 @@
-//! One file for each subcommand.
+//! One file for each subcommand: its arguments and what it does.
+
+mod bench;
+mod chat;
+mod demo;
+mod eval;
+mod generate;
+mod key;
+mod knowledge;
+mod replay;
+mod serve;
+mod train;
+mod user;
+
+use std::path::PathBuf;
+
+/// What `chatdlm` can do.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Serves the pages, the sockets and the model.
+    Serve(serve::Args),
+    /// Serves on 127.0.0.1:8080 with seed knowledge, users and recorded calls replayed live.
+    Demo(demo::Args),
+    /// Streams recorded calls into a server; with --calls it is the load generator.
+    Replay(replay::Args),
+    /// Talks to the model in the terminal and shows blocks denoise.
+    Chat(chat::Args),
+    /// Answers one prompt, or fills the holes of one text.
+    Generate(generate::Args),
+    /// Trains a model from scratch or goes on from a checkpoint.
+    Train(train::Args),
+    /// Measures the engine.
+    Bench(bench::Args),
+    /// Checks fixtures and measures redaction, knowledge and the model on labelled data.
+    #[command(subcommand)]
+    Eval(eval::Eval),
+    /// Imports, searches and exports knowledge bases.
+    Knowledge(knowledge::Args),
+    /// Adds, lists and disables users.
+    User(user::Args),
+    /// Creates, lists and revokes machine keys.
+    Key(key::Args),
+}
+
+/// Where the data and the configuration are; shared by every command that opens them.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Place {
+    /// Folder of the database and the index.
+    #[arg(long, default_value = "./chatdlm-data", env = "CHATDLM_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// Configuration file (TOML).
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+}
+
+/// Runs one command to its end.
+///
+/// # Errors
+/// One line that names what is wrong and what to do.
+pub fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(args) => serve::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Replay(args) => replay::run(args),
+        Command::Chat(args) => chat::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Knowledge(args) => knowledge::run(args),
+        Command::User(args) => user::run(args),
+        Command::Key(args) => key::run(args),
+    }
+}
