@@ -1,1 +1,9 @@
-//! Reads training and replay data: JSON lines, dialogues, company folders.
+//! Recorded conversations as files: what the trainer, the evaluations and the replayer read.
+//!
+//! [`rows`] reads JSON lines, [`dialogue`] makes conversations of them whatever their origin, and
+//! [`service`] reads a company's folder: articles, calls, queries. Nothing here knows how the
+//! conversations are used.
+
+pub mod dialogue;
+pub mod rows;
+pub mod service;
