@@ -42,7 +42,10 @@ fn street_address(scene: &Scene<'_>, at: usize) -> Option<(usize, usize)> {
     if words == 0 || words > MAX_NAME_WORDS || first == 0 {
         return None;
     }
-    while first > 0 && (is_house_number(scene, first - 1) || matches!(scene.word(first - 1), "flat" | "apartment" | "apt" | "unit" | "number" | ",")) {
+    while first > 0
+        && (is_house_number(scene, first - 1)
+            || matches!(scene.word(first - 1), "flat" | "apartment" | "apt" | "unit" | "number" | ","))
+    {
         if scene.word(first - 1) == "," && !(first > 1 && is_house_number(scene, first - 2)) {
             break;
         }
@@ -69,7 +72,14 @@ fn town_end(scene: &Scene<'_>, street: usize) -> usize {
         let token = &scene.tokens[at];
         let is_flat = matches!(token.lower.as_str(), "flat" | "apartment" | "apt" | "unit");
         let is_place = match token.kind {
-            Kind::Word => is_flat || if is_clean { token.is_capitalised } else { !is_stop(&token.lower) && at <= street + 2 },
+            Kind::Word => {
+                is_flat
+                    || if is_clean {
+                        token.is_capitalised
+                    } else {
+                        !is_stop(&token.lower) && at <= street + 2
+                    }
+            }
             Kind::Digits => true,
             Kind::Mark => {
                 if !token.is_mark(',') || !is_clean {
@@ -122,7 +132,8 @@ fn postcode(scene: &Scene<'_>, at: usize) -> Option<(usize, usize)> {
         }
     }
     // Two or three letters and three or four digits were spelled as an answer.
-    let mixed = text.bytes().any(|byte| byte.is_ascii_alphabetic()) && text.bytes().any(|byte| byte.is_ascii_digit());
+    let mixed =
+        text.bytes().any(|byte| byte.is_ascii_alphabetic()) && text.bytes().any(|byte| byte.is_ascii_digit());
     (is_asked && mixed && (4..=8).contains(&text.len())).then_some((at, last))
 }
 

@@ -59,11 +59,15 @@ fn is_expiry(scene: &Scene<'_>, outcome: &Outcome, date: &Date) -> bool {
             && (scene.was_asked(&card, 8) || scene.memory.found_any(Category::PaymentCard, 8)));
     // "The card's 4111 …, 09/28": right after a card nothing else needs to name it.
     let follows_card = outcome.findings.iter().rev().take(24).any(|finding| {
-        finding.category == Category::PaymentCard && finding.last < date.first && date.first - finding.last <= 6
+        finding.category == Category::PaymentCard
+            && finding.last < date.first
+            && date.first - finding.last <= 6
     });
     let named_here = scene.has_cue_before(date.first, &[Cue::Expiry], 8);
     let asked = scene.mode != Mode::Written && scene.was_asked(&[Cue::Expiry], 2);
-    follows_card || (near_card && (named_here || asked)) || (asked && scene.is_customer())
+    follows_card
+        || (near_card && (named_here || asked))
+        || (asked && scene.is_customer())
         || (near_card && scene.memory.found_any(Category::PaymentCard, 1) && date.first <= 10)
 }
 
@@ -89,28 +93,62 @@ fn date_at(scene: &Scene<'_>, at: usize) -> Option<Date> {
 /// "10/4/1980", "1980-04-10", "09/28".
 fn typed(scene: &Scene<'_>, at: usize) -> Option<Date> {
     let tokens = &scene.tokens;
-    let number = |at: usize| tokens.get(at).filter(|token| token.kind == Kind::Digits && token.lower.len() <= 4)?.lower.parse::<u32>().ok();
-    let mark = |at: usize| tokens.get(at).filter(|t| t.is_mark('/') || t.is_mark('-') || t.is_mark('.')).map(|t| t.lower.clone());
+    let number = |at: usize| {
+        tokens
+            .get(at)
+            .filter(|token| token.kind == Kind::Digits && token.lower.len() <= 4)?
+            .lower
+            .parse::<u32>()
+            .ok()
+    };
+    let mark = |at: usize| {
+        tokens.get(at).filter(|t| t.is_mark('/') || t.is_mark('-') || t.is_mark('.')).map(|t| t.lower.clone())
+    };
     let (one, first_mark, two) = (number(at)?, mark(at + 1)?, number(at + 2)?);
-    let begins = at == 0 || !(tokens[at].is_glued && tokens[at - 1].kind == Kind::Mark && !tokens[at - 1].is_mark('('));
+    let begins = at == 0
+        || !(tokens[at].is_glued && tokens[at - 1].kind == Kind::Mark && !tokens[at - 1].is_mark('('));
     let glued_after = |at: usize| {
         mark(at).is_some() && tokens[at].is_glued && number(at + 1).is_some() && tokens[at + 1].is_glued
     };
-    if begins && mark(at + 3).as_ref() == Some(&first_mark) && let Some(three) = number(at + 4) && !glued_after(at + 5) {
+    if begins
+        && mark(at + 3).as_ref() == Some(&first_mark)
+        && let Some(three) = number(at + 4)
+        && !glued_after(at + 5)
+    {
         let is_day_or_month = |value: u32| (1..=31).contains(&value);
         let length = |at: usize| tokens[at].lower.len();
-        if is_day_or_month(one) && is_day_or_month(two) && matches!(length(at + 4), 2 | 4) && length(at) <= 2 && length(at + 2) <= 2
-            && (length(at + 4) == 4 || first_mark == "/") {
-            return Some(Date { first: at, last: at + 4, has_day: true, has_month: true, year: Some(full_year(three)) });
+        if is_day_or_month(one)
+            && is_day_or_month(two)
+            && matches!(length(at + 4), 2 | 4)
+            && length(at) <= 2
+            && length(at + 2) <= 2
+            && (length(at + 4) == 4 || first_mark == "/")
+        {
+            return Some(Date {
+                first: at,
+                last: at + 4,
+                has_day: true,
+                has_month: true,
+                year: Some(full_year(three)),
+            });
         }
         if (1900..=2099).contains(&one) && is_day_or_month(two) && is_day_or_month(three) {
             return Some(Date { first: at, last: at + 4, has_day: true, has_month: true, year: Some(one) });
         }
     }
-    let is_month_year = first_mark != "." && (1..=12).contains(&one) && matches!(tokens[at + 2].lower.len(), 2 | 4) && two >= 20;
-    let stands_alone = mark(at + 3).is_none_or(|_| !tokens.get(at + 4).is_some_and(|t| t.kind == Kind::Digits && t.is_glued));
-    (begins && is_month_year && stands_alone && tokens[at].lower.len() <= 2)
-        .then(|| Date { first: at, last: at + 2, has_day: false, has_month: true, year: Some(full_year(two)) })
+    let is_month_year = first_mark != "."
+        && (1..=12).contains(&one)
+        && matches!(tokens[at + 2].lower.len(), 2 | 4)
+        && two >= 20;
+    let stands_alone = mark(at + 3)
+        .is_none_or(|_| !tokens.get(at + 4).is_some_and(|t| t.kind == Kind::Digits && t.is_glued));
+    (begins && is_month_year && stands_alone && tokens[at].lower.len() <= 2).then(|| Date {
+        first: at,
+        last: at + 2,
+        has_day: false,
+        has_month: true,
+        year: Some(full_year(two)),
+    })
 }
 
 /// "the fourth of november eighty two", "30th of June 1947", "12 May 1988", "nineteenth of the third ninety six".
@@ -149,7 +187,13 @@ fn month_first(scene: &Scene<'_>, at: usize) -> Option<Date> {
     if let Some((last, year)) = year_at(scene, at + 1) {
         let is_day = plain_day(scene, at + 1).filter(|&day| day >= last && year < 32);
         let with_day = is_day.map(|day| with_year(scene, at, day, true)).filter(|date| date.year.is_some());
-        return with_day.or(Some(Date { first: at, last, has_day: false, has_month: true, year: Some(year) }));
+        return with_day.or(Some(Date {
+            first: at,
+            last,
+            has_day: false,
+            has_month: true,
+            year: Some(year),
+        }));
     }
     let day = plain_day(scene, at + 1)?;
     Some(with_year(scene, at, day, true))
@@ -172,8 +216,13 @@ fn spoken_numbers(scene: &Scene<'_>, at: usize) -> Option<Date> {
         // Digits that are not grouped as month and year are an expiry only where one was asked for.
         let is_loose = matches!(groups[..], [4] | [1, 1, 1, 1]);
         let asked = scene.has_cue_before(at, &[Cue::Expiry], 8) || scene.was_asked(&[Cue::Expiry], 2);
-        return (!is_loose || asked)
-            .then_some(Date { first, last, has_day: false, has_month: true, year: Some(2000 + year) });
+        return (!is_loose || asked).then_some(Date {
+            first,
+            last,
+            has_day: false,
+            has_month: true,
+            year: Some(2000 + year),
+        });
     }
     if digits.len() == 6 && run.is_spoken() && groups.last() == Some(&2) && groups.first() == Some(&1) {
         // "oh nine twenty twenty eight"
@@ -221,7 +270,10 @@ fn year_at(scene: &Scene<'_>, at: usize) -> Option<(usize, u32)> {
     let token = scene.tokens.get(at)?;
     if token.kind == Kind::Digits {
         let year: u32 = token.lower.parse().ok()?;
-        let ends = !scene.tokens.get(at + 1).is_some_and(|next| next.is_glued && (next.is_word() || next.kind == Kind::Digits));
+        let ends = !scene
+            .tokens
+            .get(at + 1)
+            .is_some_and(|next| next.is_glued && (next.is_word() || next.kind == Kind::Digits));
         let is_year = (1900..=2099).contains(&year) || (token.lower.len() == 2 && (20..=99).contains(&year));
         return (is_year && ends).then_some((at, year));
     }
@@ -301,8 +353,18 @@ fn ordinal(scene: &Scene<'_>, at: usize) -> Option<usize> {
 /// Returns the number of a month's name.
 fn month(word: &str) -> Option<usize> {
     const MONTHS: [&str; 12] = [
-        "january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
-        "november", "december",
+        "january",
+        "february",
+        "march",
+        "april",
+        "may",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
+        "december",
     ];
     const SHORT: [&str; 12] =
         ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];

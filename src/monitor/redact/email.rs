@@ -102,7 +102,18 @@ fn local_start(scene: &Scene<'_>, at: usize) -> usize {
 fn is_joiner(scene: &Scene<'_>, at: usize) -> bool {
     matches!(
         scene.word(at),
-        "dot" | "underscore" | "dash" | "hyphen" | "point" | "plus" | "minus" | "period" | "." | "-" | "_" | "+"
+        "dot"
+            | "underscore"
+            | "dash"
+            | "hyphen"
+            | "point"
+            | "plus"
+            | "minus"
+            | "period"
+            | "."
+            | "-"
+            | "_"
+            | "+"
     )
 }
 
@@ -111,7 +122,8 @@ fn is_joiner(scene: &Scene<'_>, at: usize) -> bool {
 fn item_start(scene: &Scene<'_>, end: usize) -> usize {
     const MAX_TOKENS: usize = 24;
     let floor = end.saturating_sub(MAX_TOKENS);
-    let is_number = |at: usize| scene.tokens[at].kind == Kind::Digits || piece_at(&scene.tokens, at, true).is_some();
+    let is_number =
+        |at: usize| scene.tokens[at].kind == Kind::Digits || piece_at(&scene.tokens, at, true).is_some();
     let mut at = end;
     while at > floor && is_number(at - 1) {
         at -= 1;
@@ -130,8 +142,31 @@ fn item_start(scene: &Scene<'_>, end: usize) -> usize {
 fn is_lead(word: &str) -> bool {
     matches!(
         word,
-        "is" | "it's" | "its" | "to" | "email" | "mail" | "address" | "that's" | "and" | "at" | "the" | "me" | "then"
-            | "under" | "yes" | "yeah" | "so" | "on" | "or" | "was" | "use" | "put" | "him" | "her" | "them" | "my"
+        "is" | "it's"
+            | "its"
+            | "to"
+            | "email"
+            | "mail"
+            | "address"
+            | "that's"
+            | "and"
+            | "at"
+            | "the"
+            | "me"
+            | "then"
+            | "under"
+            | "yes"
+            | "yeah"
+            | "so"
+            | "on"
+            | "or"
+            | "was"
+            | "use"
+            | "put"
+            | "him"
+            | "her"
+            | "them"
+            | "my"
     )
 }
 
@@ -142,7 +177,9 @@ fn find_beginning(scene: &Scene<'_>, outcome: &mut Outcome) {
     let count = scene.tokens.len();
     let is_asked = scene.was_asked(&[Cue::Email], 2) || scene.cues.iter().any(|cue| cue.cue == Cue::Email);
     let from = count.saturating_sub(MAX_TAIL_TOKENS);
-    let is_join = |at: usize| matches!(scene.word(at), "dot" | "underscore") || (is_asked && matches!(scene.word(at), "at" | "@"));
+    let is_join = |at: usize| {
+        matches!(scene.word(at), "dot" | "underscore") || (is_asked && matches!(scene.word(at), "at" | "@"))
+    };
     let Some(join) = (from..count).find(|&at| is_join(at)) else { return };
     let first = local_start(scene, join);
     let is_number = first < join && scene.tokens[first].kind == Kind::Digits;

@@ -39,8 +39,11 @@ pub(super) fn find(scene: &Scene<'_>, outcome: &mut Outcome) {
         let digits: String = candidate.text.chars().filter(char::is_ascii_digit).collect();
         outcome.hidden.push((Category::Iban, digits));
         let length = check::iban_length(&candidate.text[..2]).unwrap_or(0);
-        outcome.open = (!is_whole && candidate.text.len() < length)
-            .then(|| Open { category: Category::Iban, text: candidate.text.clone(), end_ms: scene.spoken.end_ms });
+        outcome.open = (!is_whole && candidate.text.len() < length).then(|| Open {
+            category: Category::Iban,
+            text: candidate.text.clone(),
+            end_ms: scene.spoken.end_ms,
+        });
         outcome.open_last = Some(candidate.last);
         at = candidate.last + 1;
     }
@@ -66,7 +69,8 @@ fn candidate_at(scene: &Scene<'_>, at: usize) -> Option<Candidate> {
             continue;
         }
         let token = &tokens[next];
-        let is_letters = token.letter().is_some() || (token.is_upper && token.lower.len() <= 4 && token.lower.is_ascii());
+        let is_letters =
+            token.letter().is_some() || (token.is_upper && token.lower.len() <= 4 && token.lower.is_ascii());
         if is_inside && token.is_word() && is_letters {
             text.push_str(&token.lower.to_uppercase());
             (last, next, skipped) = (next, next + 1, 0);
@@ -101,6 +105,7 @@ fn is_likely(scene: &Scene<'_>, candidate: &Candidate) -> bool {
     }
     let was_named = scene.was_asked(&[Cue::Iban], 8) || scene.was_asked(&[Cue::Bank, Cue::BankAccount], 3);
     let was_plain = scene.was_asked(&[Cue::Plain], 1);
-    let is_account_like = scene.tokens[candidate.first..=candidate.last].iter().all(|token| token.kind != Kind::Mark);
+    let is_account_like =
+        scene.tokens[candidate.first..=candidate.last].iter().all(|token| token.kind != Kind::Mark);
     is_named || (was_named && digits >= 5) || digits >= 14 || (digits >= 10 && !was_plain && is_account_like)
 }

@@ -74,7 +74,8 @@ fn card_from(scene: &Scene<'_>, outcome: &Outcome, pieces: &[&Piece], first: usi
     }
     let last = card?;
     // Two short numbers that pass together by chance need to be said in one go.
-    let is_one_go = scene.runs.iter().any(|run| run.first() <= pieces[first].first && run.last() >= pieces[last].last);
+    let is_one_go =
+        scene.runs.iter().any(|run| run.first() <= pieces[first].first && run.last() >= pieces[last].last);
     let heads_strong = pieces[first..=last].iter().all(|piece| piece.form != Form::Compound || is_one_go);
     heads_strong.then_some(last)
 }
@@ -139,7 +140,9 @@ impl Judge<'_> {
             };
             outcome.findings.iter().rev().take(32).find(|f| holds(f)).map(|f| f.category)
         };
-        let Some(category) = run.pieces.iter().find_map(|piece| is_card(piece.first, outcome)) else { return };
+        let Some(category) = run.pieces.iter().find_map(|piece| is_card(piece.first, outcome)) else {
+            return;
+        };
         self.open = None;
         for piece in &run.pieces {
             if !outcome.is_taken(piece.first, piece.last) {
@@ -153,7 +156,11 @@ impl Judge<'_> {
         if run.is_quantity && run.len() < 9 {
             return Verdict::Nothing;
         }
-        if run.groups() == [3, 2, 4] && !run.is_spoken() && check::is_ssn(&run.digits) && run.letters.is_empty() {
+        if run.groups() == [3, 2, 4]
+            && !run.is_spoken()
+            && check::is_ssn(&run.digits)
+            && run.letters.is_empty()
+        {
             return Verdict::Secret(Category::Ssn);
         }
         if let Some(category) = scene.memory.hidden(&run.digits) {
@@ -244,7 +251,9 @@ impl Judge<'_> {
         let secret = |category: Category, fits: bool| fits.then_some(Verdict::Secret(category));
         let is_bare = run.letters.is_empty() && !run.is_year();
         match cue {
-            Cue::Card => secret(Category::PaymentCard, is_bare && run.is_strong() && (is_near || length >= 8)),
+            Cue::Card => {
+                secret(Category::PaymentCard, is_bare && run.is_strong() && (is_near || length >= 8))
+            }
             Cue::CardCode => {
                 secret(Category::CardCode, is_bare && run.is_spelled() && matches!(length, 3 | 4))
             }
@@ -257,9 +266,14 @@ impl Judge<'_> {
                     false => is_near.then_some(Verdict::Shown),
                 }
             }
-            Cue::Ssn => secret(Category::Ssn, is_bare && (length == 4 || length == 9 || (length >= 3 && length < 9 && is_near))),
+            Cue::Ssn => secret(
+                Category::Ssn,
+                is_bare && (length == 4 || length == 9 || (length >= 3 && length < 9 && is_near)),
+            ),
             Cue::Iban => secret(Category::Iban, length >= 4 && !run.is_year() && run.is_strong()),
-            Cue::BankAccount => secret(Category::BankAccount, is_bare && run.is_strong() && length <= 17 && is_near),
+            Cue::BankAccount => {
+                secret(Category::BankAccount, is_bare && run.is_strong() && length <= 17 && is_near)
+            }
             Cue::Account => {
                 let banks = [Cue::Bank, Cue::BankAccount, Cue::Iban];
                 let is_bank = scene.cues.iter().take(64).any(|cue| banks.contains(&cue.cue))
@@ -270,11 +284,22 @@ impl Judge<'_> {
                 }
             }
             Cue::Phone => self.accepts_phone(run, place, ends_here),
-            Cue::Pin => secret(Category::Pin, is_bare && (2..=8).contains(&length) && run.pieces.len() <= 8 && is_near && (is_here || run.is_spelled())),
-            Cue::Postcode => secret(Category::Address, run.is_spelled() && (length == 5 || length == 9) && is_near),
+            Cue::Pin => secret(
+                Category::Pin,
+                is_bare
+                    && (2..=8).contains(&length)
+                    && run.pieces.len() <= 8
+                    && is_near
+                    && (is_here || run.is_spelled()),
+            ),
+            Cue::Postcode => {
+                secret(Category::Address, run.is_spelled() && (length == 5 || length == 9) && is_near)
+            }
             Cue::Ending => is_near.then(|| self.ending(run)).flatten(),
             Cue::Plain => (place != Where::Earlier && (is_here || length >= 3)).then_some(Verdict::Shown),
-            Cue::Expiry | Cue::Bank | Cue::Password | Cue::Birth | Cue::Address | Cue::Email | Cue::Name => None,
+            Cue::Expiry | Cue::Bank | Cue::Password | Cue::Birth | Cue::Address | Cue::Email | Cue::Name => {
+                None
+            }
         }
     }
 
@@ -285,12 +310,16 @@ impl Judge<'_> {
         let is_long = run.len() >= 7 && run.is_strong();
         if self.scene.is_customer() {
             let is_part = run.is_spelled() && run.len() >= 3 && ends_here && place != Where::Earlier;
-            return (is_long && place != Where::Earlier || is_part).then_some(Verdict::Secret(Category::Phone));
+            return (is_long && place != Where::Earlier || is_part)
+                .then_some(Verdict::Secret(Category::Phone));
         }
         // An agent gives out the company's lines; only "your number" is the customer's.
         let Where::Here(first, last) = place else { return None };
         let is_yours = (first..=last).any(|at| {
-            matches!(self.scene.word(at), "you" | "your" | "his" | "her" | "him" | "have" | "calling" | "new" | "old")
+            matches!(
+                self.scene.word(at),
+                "you" | "your" | "his" | "her" | "him" | "have" | "calling" | "new" | "old"
+            )
         });
         (is_yours && is_long).then_some(Verdict::Secret(Category::Phone))
     }
@@ -311,7 +340,8 @@ impl Judge<'_> {
             _ => None,
         };
         let here = self.scene.cues_before(run.first(), CUE_REACH).find_map(|cue| whole(&cue.cue));
-        let before = || self.scene.memory.heard().take(3).flat_map(|heard| heard.cues.iter().rev()).find_map(whole);
+        let before =
+            || self.scene.memory.heard().take(3).flat_map(|heard| heard.cues.iter().rev()).find_map(whole);
         let by_length = (run.len() == 4).then_some(Verdict::Secret(Category::PaymentCard));
         here.or_else(before).or(by_length)
     }
@@ -339,9 +369,13 @@ impl Judge<'_> {
         if scene.mode == Mode::Written || !scene.is_customer() || run.is_year() {
             return Verdict::Nothing;
         }
-        let may_go_on = run.is_strong() && check::may_begin_card(&run.digits) && self.is_grouped_like_card(run);
+        let may_go_on =
+            run.is_strong() && check::may_begin_card(&run.digits) && self.is_grouped_like_card(run);
         let pauses = scene.ends_within(run.last(), 3)
-            || matches!(scene.word(run.last() + 1), "hang" | "hold" | "wait" | "one" | "sorry" | "then" | "uh" | "um");
+            || matches!(
+                scene.word(run.last() + 1),
+                "hang" | "hold" | "wait" | "one" | "sorry" | "then" | "uh" | "um"
+            );
         if (length >= 9 && run.is_strong()) || (may_go_on && pauses) {
             return Verdict::Secret(Category::Number);
         }
@@ -396,7 +430,8 @@ impl Judge<'_> {
     /// Opens the number of a placeholder at the end: the redactor is being brought up to date.
     fn see_placeholder_at_the_end(&mut self) {
         let tokens = &self.scene.tokens;
-        let Some(at) = tokens.iter().rposition(|token| !token.is_mark('.') && !is_filler(&token.lower)) else {
+        let Some(at) = tokens.iter().rposition(|token| !token.is_mark('.') && !is_filler(&token.lower))
+        else {
             return;
         };
         let Kind::Placeholder(category) = tokens[at].kind else { return };

@@ -306,7 +306,12 @@ fn replace(text: &str, ranges: &[(std::ops::Range<usize>, Category)]) -> Redacte
         let original_end = original_at + text[range.clone()].chars().count();
         let end = redacted_at + category.placeholder().chars().count();
         redacted.push_str(category.placeholder());
-        spans.push(Span { category: *category, start: redacted_at, end, original: original_at..original_end });
+        spans.push(Span {
+            category: *category,
+            start: redacted_at,
+            end,
+            original: original_at..original_end,
+        });
         (from, original_at, redacted_at) = (range.end, original_end, end);
     }
     redacted.push_str(&text[from..]);

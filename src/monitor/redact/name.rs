@@ -29,7 +29,8 @@ pub(super) fn find(scene: &Scene<'_>, outcome: &mut Outcome) {
 pub(super) fn parts(scene: &Scene<'_>, findings: &[Finding]) -> Vec<String> {
     let names = findings.iter().filter(|finding| finding.category == Category::Name);
     let tokens = names.flat_map(|finding| &scene.tokens[finding.first..=finding.last]);
-    tokens.filter(|token| token.is_word() && token.lower.chars().count() >= 3 && !is_title(&token.lower))
+    tokens
+        .filter(|token| token.is_word() && token.lower.chars().count() >= 3 && !is_title(&token.lower))
         .map(|token| token.stem().to_owned())
         .collect()
 }
@@ -68,7 +69,10 @@ fn answered(scene: &Scene<'_>) -> Option<(usize, usize)> {
         return None;
     }
     let mut at = 0;
-    while at < scene.tokens.len() && at < 8 && (is_lead(scene.word(at)) || scene.tokens[at].kind == Kind::Mark) {
+    while at < scene.tokens.len()
+        && at < 8
+        && (is_lead(scene.word(at)) || scene.tokens[at].kind == Kind::Mark)
+    {
         at += 1;
     }
     let last = name_end(scene, at, 4)?;
@@ -122,9 +126,40 @@ fn is_title(word: &str) -> bool {
 fn is_lead(word: &str) -> bool {
     matches!(
         word,
-        "it's" | "its" | "yes" | "yeah" | "sure" | "my" | "the" | "name" | "name's" | "is" | "i'm" | "this" | "uh" | "um"
-            | "oh" | "okay" | "ok" | "of" | "course" | "that's" | "hi" | "hello" | "well" | "er" | "erm" | "right" | "and"
-            | "it" | "full" | "on" | "account" | "i" | "am" | "certainly"
+        "it's"
+            | "its"
+            | "yes"
+            | "yeah"
+            | "sure"
+            | "my"
+            | "the"
+            | "name"
+            | "name's"
+            | "is"
+            | "i'm"
+            | "this"
+            | "uh"
+            | "um"
+            | "oh"
+            | "okay"
+            | "ok"
+            | "of"
+            | "course"
+            | "that's"
+            | "hi"
+            | "hello"
+            | "well"
+            | "er"
+            | "erm"
+            | "right"
+            | "and"
+            | "it"
+            | "full"
+            | "on"
+            | "account"
+            | "i"
+            | "am"
+            | "certainly"
     )
 }
 

@@ -84,7 +84,9 @@ impl Run {
 
     /// Returns whether it is one typed year.
     pub fn is_year(&self) -> bool {
-        self.pieces.len() == 1 && self.len() == 4 && (self.digits.starts_with("19") || self.digits.starts_with("20"))
+        self.pieces.len() == 1
+            && self.len() == 4
+            && (self.digits.starts_with("19") || self.digits.starts_with("20"))
     }
 
     /// Returns the lengths of the typed groups, or of the pieces as said.
@@ -201,10 +203,7 @@ fn next_piece(tokens: &[Token], last: usize) -> Option<(Piece, bool)> {
 
 /// Returns whether the word is a noise that people make inside a number.
 pub(super) fn is_filler(word: &str) -> bool {
-    matches!(
-        word,
-        "uh" | "um" | "er" | "erm" | "hmm" | "mm" | "ah" | "dash" | "hyphen" | "space" | "comma"
-    )
+    matches!(word, "uh" | "um" | "er" | "erm" | "hmm" | "mm" | "ah" | "dash" | "hyphen" | "space" | "comma")
 }
 
 /// Reads one piece at token `at`. Inside a number (`continues`) a lone "o" is a zero.
@@ -309,8 +308,16 @@ pub(super) fn unit(word: &str) -> Option<&'static str> {
 /// Returns the two digits of a word from ten to nineteen.
 pub(super) fn teen(word: &str) -> Option<&'static str> {
     const TEENS: [&str; 10] = [
-        "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen",
-        "eighteen", "nineteen",
+        "ten",
+        "eleven",
+        "twelve",
+        "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+        "eighteen",
+        "nineteen",
     ];
     const DIGITS: [&str; 10] = ["10", "11", "12", "13", "14", "15", "16", "17", "18", "19"];
     TEENS.iter().position(|&teen| teen == word).map(|place| DIGITS[place])
@@ -357,7 +364,8 @@ fn letters_before(tokens: &[Token], at: usize, shouts: bool) -> String {
         if token.is_mark('-') || token.is_mark('/') {
             continue;
         }
-        let is_code = token.is_word() && (token.letter().is_some() || (token.is_upper && token.lower.len() <= 4));
+        let is_code =
+            token.is_word() && (token.letter().is_some() || (token.is_upper && token.lower.len() <= 4));
         if !is_code || is_common(&token.lower) {
             break;
         }

@@ -28,7 +28,9 @@ fn after_verb(scene: &Scene<'_>, cue: usize, at: usize) -> Option<(usize, usize)
     let word = scene.word(at);
     let is_verb = match at == cue {
         true => word.ends_with("'s"),
-        false => matches!(word, "is" | "was" | "it's" | ":" | "=" | "that's") || (at == cue + 1 && word == "-"),
+        false => {
+            matches!(word, "is" | "was" | "it's" | ":" | "=" | "that's") || (at == cue + 1 && word == "-")
+        }
     };
     if !is_verb {
         return None;

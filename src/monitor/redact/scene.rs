@@ -133,7 +133,9 @@ impl<'a> Scene<'a> {
             let range = self.tokens[finding.first].start..self.tokens[finding.last].end;
             match ranges.last_mut() {
                 Some((last, _)) if range.start < last.end => last.end = last.end.max(range.end),
-                Some((last, category)) if *category == finding.category && self.is_blank(last.end, range.start) => {
+                Some((last, category))
+                    if *category == finding.category && self.is_blank(last.end, range.start) =>
+                {
                     last.end = range.end;
                 }
                 _ => ranges.push((range, finding.category)),

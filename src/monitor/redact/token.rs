@@ -154,7 +154,10 @@ fn ascii_digit(value: u32) -> char {
 
 /// Returns whether the character has no width, so that it could hide inside a number.
 fn is_invisible(character: char) -> bool {
-    matches!(character, '\u{00AD}' | '\u{200B}'..='\u{200F}' | '\u{2060}' | '\u{FEFF}' | '\u{FE0F}' | '\u{20E3}')
+    matches!(
+        character,
+        '\u{00AD}' | '\u{200B}'..='\u{200F}' | '\u{2060}' | '\u{FEFF}' | '\u{FE0F}' | '\u{20E3}'
+    )
 }
 
 #[cfg(test)]
@@ -169,9 +172,10 @@ mod tests {
 
     #[test]
     fn words_digits_and_marks_part() {
-        check("It's VP3 9QX, card’s 4111-1111.", &[
-            "it's", "vp", "3", "9", "qx", ",", "card's", "4111", "-", "1111", ".",
-        ]);
+        check(
+            "It's VP3 9QX, card’s 4111-1111.",
+            &["it's", "vp", "3", "9", "qx", ",", "card's", "4111", "-", "1111", "."],
+        );
     }
 
     #[test]
