@@ -127,7 +127,7 @@ fn postcode(scene: &Scene<'_>, at: usize) -> Option<(usize, usize)> {
             break;
         }
         let is_typed = scene.tokens[at].is_upper;
-        if is_postcode(&text) && (is_typed || is_asked) && (is_asked || text.len() >= 6) {
+        if is_postcode(&text) && (is_typed || is_asked) && (is_asked || (text.len() >= 6 && last - at <= 4)) {
             return Some((at, last));
         }
     }
@@ -153,6 +153,6 @@ fn is_street_type(word: &str) -> bool {
 fn is_stop(word: &str) -> bool {
     const STOPS: &str = " the a an and or of at in on is it it's to for from with my your our his her their i you we \
         he she they that this then there if but so not no yes yeah please thanks thank can could would will do \
-        have has had was were be been am are right by way out off up down over just now not ";
+        each every other says said one two minutes hours half long have has had was were be been am are right by way out off up down over just now not ";
     STOPS.split(' ').any(|stop| stop == word)
 }

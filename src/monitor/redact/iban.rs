@@ -97,6 +97,10 @@ fn is_likely(scene: &Scene<'_>, candidate: &Candidate) -> bool {
         return false;
     }
     let digits = candidate.text.len() - 2;
+    let number: String = candidate.text.chars().filter(char::is_ascii_digit).collect();
+    if scene.memory.is_shown(&number) {
+        return false;
+    }
     let ibans = [Cue::Iban, Cue::Bank, Cue::BankAccount, Cue::Account];
     let is_named = scene.has_cue_before(candidate.first, &ibans, 24);
     let is_plain = scene.has_cue_before(candidate.first, &[Cue::Plain], 6);
