@@ -36,12 +36,20 @@ pub(super) fn find(scene: &Scene<'_>, outcome: &mut Outcome) {
         at = date.last + 1;
         if is_expiry(scene, outcome, &date) {
             outcome.add(date.first, date.last, Category::CardExpiry);
-        } else if is_birth(scene, &date) {
+        } else if is_birth(scene, &date) || scene.memory.is_hidden_text(&text_of(scene, &date)) {
             outcome.add(date.first, date.last, Category::DateOfBirth);
+            outcome.hidden.push((Category::DateOfBirth, text_of(scene, &date)));
         } else if date.has_month && (date.has_day || date.year.is_some()) && is_named_month(scene, &date) {
             outcome.take(date.first, date.last);
         }
     }
+}
+
+/// Returns the words of a date, to know them again.
+fn text_of(scene: &Scene<'_>, date: &Date) -> String {
+    let words: Vec<&str> =
+        (date.first..=date.last).map(|at| scene.word(at)).filter(|&word| word != "the").collect();
+    words.join(" ")
 }
 
 /// Returns whether a month's name or an ordinal makes this a date beyond doubt.
@@ -166,6 +174,10 @@ fn day_first(scene: &Scene<'_>, at: usize) -> Option<Date> {
     }
     let has_of = scene.word(next) == "of";
     next += usize::from(has_of);
+    // "He's eleven, August nineteenth": the day stands after the month.
+    if !is_ordinal && !has_of && ordinal(scene, next + 1).is_some() {
+        return None;
+    }
     let month_last = if month(scene.word(next)).is_some() {
         next
     } else if is_ordinal && has_of {
@@ -293,6 +305,10 @@ fn year_at(scene: &Scene<'_>, at: usize) -> Option<(usize, u32)> {
             Some((last, rest)) => Some((last, 2000 + rest)),
             None => Some((at + 1, 2000)),
         };
+    }
+    if matches!(token.lower.as_str(), "oh" | "o") {
+        let digit = unit(scene.word(at + 1)).filter(|&digit| digit != "0")?;
+        return Some((at + 1, 2000 + digit.parse::<u32>().ok()?));
     }
     let (last, head) = two_digits(scene, at)?;
     if matches!(head, 19 | 20) {

@@ -66,7 +66,13 @@ fn is_local(scene: &Scene<'_>, at: usize) -> bool {
 /// Reads "name at domain dot com" around the word "at" or a lone "@".
 fn spoken_around(scene: &Scene<'_>, at: usize) -> Option<(usize, usize)> {
     let last = domain_end(scene, at + 1)?;
-    Some((local_start(scene, at), last))
+    let first = local_start(scene, at);
+    // "The form at example.com/withdraw": a site with dots as marks is no mailbox by itself.
+    let is_site = (at..last).any(|at| scene.word(at) == ".") && scene.word(at) == "at";
+    let is_address =
+        (first..at).any(|at| is_joiner(scene, at)) || scene.cues.iter().any(|cue| cue.cue == Cue::Email);
+    let has_path = scene.tokens.get(last + 1).is_some_and(|next| next.is_glued && next.is_mark('/'));
+    (!has_path && (!is_site || is_address)).then_some((first, last))
 }
 
 /// Returns the last token of a spoken domain that begins at token `from`.
@@ -97,7 +103,7 @@ fn is_dot(scene: &Scene<'_>, at: usize) -> bool {
 /// Returns whether a mailbox belongs to a function rather than a person (RFC 2142 and custom).
 fn is_role_mailbox(word: &str) -> bool {
     const ROLES: &str = " complaints complaint phish phishing abuse support help info service services office letters \
-        claims privacy security hello sales billing accounts postmaster webmaster team contact press jobs appeals \
+        claims privacy security hello care news noreply dpo legal booking reservations customers customer sales billing accounts postmaster webmaster team contact press jobs appeals \
         returns refunds bookings feedback enquiries ";
     ROLES.split(' ').any(|role| !role.is_empty() && role == word)
 }
@@ -158,7 +164,11 @@ fn item_start(scene: &Scene<'_>, end: usize) -> usize {
 fn is_lead(word: &str) -> bool {
     matches!(
         word,
-        "is" | "it's"
+        "not"
+            | "no"
+            | "just"
+            | "is"
+            | "it's"
             | "its"
             | "to"
             | "email"

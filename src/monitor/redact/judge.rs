@@ -73,11 +73,14 @@ fn card_from(scene: &Scene<'_>, outcome: &Outcome, pieces: &[&Piece], first: usi
         }
     }
     let last = card?;
+    // Over a gap, whole numbers are joined, never parts of them.
+    let begins_run = scene.runs.iter().any(|run| run.first() == pieces[first].first);
+    let ends_run = scene.runs.iter().any(|run| run.last() == pieces[last].last);
     // Two short numbers that pass together by chance need to be said in one go.
     let is_one_go =
         scene.runs.iter().any(|run| run.first() <= pieces[first].first && run.last() >= pieces[last].last);
-    let heads_strong = pieces[first..=last].iter().all(|piece| piece.form != Form::Compound || is_one_go);
-    heads_strong.then_some(last)
+    let is_spelled = pieces[first..=last].iter().all(|piece| piece.form != Form::Compound);
+    (is_one_go || (is_spelled && begins_run && ends_run)).then_some(last)
 }
 
 /// Decides every run that no finder has taken, in order.
@@ -254,12 +257,14 @@ impl Judge<'_> {
         if !run.letters.is_empty() {
             return Some(Verdict::Shown);
         }
-        if !scene.is_customer() {
-            return None;
-        }
         for (age, heard) in scene.memory.heard().take(5).enumerate() {
             for &cue in heard.cues.iter().rev() {
                 let place = if age < 2 { Where::Asked } else { Where::Earlier };
+                // An agent who was not asked for a secret of the customer's tells none, but for a
+                // number that the company keeps secret for the customer.
+                if !scene.is_customer() && (cue != Cue::Pin || run.len() < 4) {
+                    continue;
+                }
                 if let Some(verdict) = self.accepts(cue, run, place) {
                     return Some(verdict);
                 }
@@ -308,9 +313,9 @@ impl Judge<'_> {
                 let banks = [Cue::Bank, Cue::BankAccount, Cue::Iban];
                 let is_bank = scene.cues.iter().take(64).any(|cue| banks.contains(&cue.cue))
                     || (scene.mode != Mode::Written && scene.was_asked(&banks, 4));
-                match is_bank && run.is_strong() && (4..=17).contains(&length) && is_near {
+                match is_bank && run.is_strong() && is_bare && (4..=17).contains(&length) && is_near {
                     true => Some(Verdict::Secret(Category::BankAccount)),
-                    false => (is_near && length >= 4).then_some(Verdict::Shown),
+                    false => (is_here && length >= 4 || is_near && length >= 5).then_some(Verdict::Shown),
                 }
             }
             Cue::Phone => self.accepts_phone(run, place, ends_here),
@@ -351,7 +356,10 @@ impl Judge<'_> {
         }
         let is_long = run.len() >= 7 && run.is_strong();
         if self.scene.is_customer() {
-            let is_part = run.is_spelled() && run.len() >= 3 && ends_here && place != Where::Earlier;
+            let is_here = matches!(place, Where::Here(..));
+            let has_size = run.len() >= 4
+                || (run.len() == 3 && (is_here || run.digits == "555" || run.digits.starts_with('0')));
+            let is_part = run.is_spelled() && has_size && ends_here && place != Where::Earlier;
             return (is_long && place != Where::Earlier || is_part)
                 .then_some(Verdict::Secret(Category::Phone));
         }

@@ -104,7 +104,9 @@ impl Run {
 pub(super) fn find_runs(tokens: &[Token]) -> Vec<Run> {
     let mut runs = Vec::new();
     let mut at = 0;
-    let shouts = tokens.iter().filter(|t| t.is_word() && t.lower.len() > 1).all(|t| t.is_upper);
+    // One word in capitals is a code, a sentence of them is shouting.
+    let mut words = tokens.iter().filter(|token| token.is_word() && token.lower.len() > 1);
+    let shouts = words.clone().count() > 2 && words.all(|token| token.is_upper);
     while at < tokens.len() {
         let Some(piece) = piece_at(tokens, at, false) else {
             at += 1;
