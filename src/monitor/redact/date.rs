@@ -88,7 +88,10 @@ fn is_birth(scene: &Scene<'_>, date: &Date) -> bool {
     if named || (asked && scene.is_customer()) {
         return is_full || is_old;
     }
-    is_full && is_old && scene.is_customer()
+    // A date said again by the other speaker, or together with a name that was asked for.
+    let follows = scene.memory.found_any(Category::DateOfBirth, 1)
+        || (scene.is_customer() && scene.mode != Mode::Written && scene.was_asked(&[Cue::Name], 1));
+    is_full && date.year.is_some() && (follows || (is_old && scene.is_customer()))
 }
 
 /// Reads the longest date that begins at token `at`.

@@ -35,7 +35,8 @@ enum Verdict {
 
 /// Finds cards that pass the Luhn check, over fillers, interruptions and the segment's beginning.
 pub(super) fn find_cards(scene: &Scene<'_>, outcome: &mut Outcome) {
-    let pieces: Vec<&Piece> = scene.runs.iter().flat_map(|run| &run.pieces).collect();
+    let may_be = |run: &&Run| !run.has_suffix && (!run.is_quantity || run.len() >= 13);
+    let pieces: Vec<&Piece> = scene.runs.iter().filter(may_be).flat_map(|run| &run.pieces).collect();
     let mut at = 0;
     while at < pieces.len() {
         let Some(last) = card_from(scene, outcome, &pieces, at) else {
@@ -43,9 +44,14 @@ pub(super) fn find_cards(scene: &Scene<'_>, outcome: &mut Outcome) {
             continue;
         };
         let digits: String = pieces[at..=last].iter().map(|piece| piece.digits.as_str()).collect();
-        for piece in &pieces[at..=last] {
-            outcome.add(piece.first, piece.last, Category::PaymentCard);
+        let mut from = pieces[at].first;
+        for pair in pieces[at..=last].windows(2) {
+            if !scene.is_pause(pair[0].last + 1, pair[1].first) {
+                outcome.add(from, pair[0].last, Category::PaymentCard);
+                from = pair[1].first;
+            }
         }
+        outcome.add(from, pieces[last].last, Category::PaymentCard);
         outcome.hidden.push((Category::PaymentCard, digits));
         at = last + 1;
     }
@@ -74,13 +80,14 @@ fn card_from(scene: &Scene<'_>, outcome: &Outcome, pieces: &[&Piece], first: usi
     }
     let last = card?;
     // Over a gap, whole numbers are joined, never parts of them.
-    let begins_run = scene.runs.iter().any(|run| run.first() == pieces[first].first);
-    let ends_run = scene.runs.iter().any(|run| run.last() == pieces[last].last);
-    // Two short numbers that pass together by chance need to be said in one go.
-    let is_one_go =
-        scene.runs.iter().any(|run| run.first() <= pieces[first].first && run.last() >= pieces[last].last);
+    let (from, to) = (pieces[first].first, pieces[last].last);
+    let begin = scene.runs.partition_point(|run| run.last() < from);
+    let end = scene.runs.partition_point(|run| run.last() < to);
+    let joined = &scene.runs[begin..=end];
+    let are_whole = joined[0].first() == from && joined[joined.len() - 1].last() == to;
+    let are_bare = joined.iter().all(|run| run.letters.is_empty());
     let is_spelled = pieces[first..=last].iter().all(|piece| piece.form != Form::Compound);
-    (is_one_go || (is_spelled && begins_run && ends_run)).then_some(last)
+    (joined.len() == 1 || (is_spelled && are_whole && are_bare)).then_some(last)
 }
 
 /// Decides every run that no finder has taken, in order.
@@ -406,12 +413,15 @@ impl Judge<'_> {
         if self.looks_like_phone(run) {
             return Verdict::Secret(Category::Phone);
         }
+        if (6..=9).contains(&length)
+            && run.is_spelled()
+            && scene.memory.found_any(Category::BankAccount, if scene.is_customer() { 4 } else { 1 })
+        {
+            return Verdict::Secret(Category::BankAccount);
+        }
         if !scene.is_customer() && length < 13 {
             // What an agent says that is no secret of the call may be repeated by the customer.
             return if length >= 3 { Verdict::Shown } else { Verdict::Nothing };
-        }
-        if (6..=9).contains(&length) && run.is_spelled() && scene.memory.found_any(Category::BankAccount, 4) {
-            return Verdict::Secret(Category::BankAccount);
         }
         if length >= 13 && run.is_strong() {
             return Verdict::Secret(Category::Number);
