@@ -202,7 +202,7 @@ fn json_is_redacted_by_the_names_of_its_fields() {
 }
 
 #[test]
-fn a_megabyte_of_anything_takes_linear_time() {
+fn a_quarter_megabyte_of_anything_takes_linear_time() {
     let units = [
         "4",
         "1 ",
@@ -217,7 +217,7 @@ fn a_megabyte_of_anything_takes_linear_time() {
         "the third of ",
     ];
     for unit in units {
-        let text = unit.repeat(1_000_000 / unit.len());
+        let text = unit.repeat(250_000 / unit.len());
         // The suite's time limit is the assertion: quadratic work would take hours.
         let spoken = Spoken { speaker: Customer, text: &text, start_ms: 0, end_ms: 1_000 };
         let redacted = Redactor::new().redact_final(spoken);

@@ -85,7 +85,15 @@ fn domain_end(scene: &Scene<'_>, from: usize) -> Option<usize> {
         last = Some(dot + 1);
         dot += 2;
     }
-    last
+    last.filter(|&last| is_top_level(scene.word(last)))
+}
+
+/// Returns whether a host may end with the word; "look at that dot on the map" is no address.
+fn is_top_level(word: &str) -> bool {
+    const DOMAINS: &str = " com org net edu gov mil int info biz name io ai app dev me tv eu uk ie us ca au nz de fr es it \
+        pt nl be lu ch dk se fi pl cz gr hu ro ng ke za pk bd br mx ar cl jp kr cn hk sg my ph il ae sa ru ua \
+        scot wales london online shop store tech cloud email live example test ";
+    DOMAINS.split(' ').any(|domain| !domain.is_empty() && domain == word)
 }
 
 fn is_host(scene: &Scene<'_>, at: usize) -> bool {

@@ -67,7 +67,7 @@ fn candidate_at(scene: &Scene<'_>, at: usize, is_any_case: bool) -> Option<Candi
     let mut last = next - 1;
     let mut skipped = 0;
     while next < tokens.len() && text.len() < length {
-        let is_inside = text.len() > 4;
+        let is_inside = text.len() >= 4;
         if let Some(piece) = piece_at(tokens, next, true) {
             text.push_str(&piece.digits);
             (last, next, skipped) = (piece.last, piece.last + 1, 0);
