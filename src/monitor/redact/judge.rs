@@ -125,7 +125,10 @@ impl Judge<'_> {
         match self.verdict(run, outcome) {
             Verdict::Secret(category) => {
                 let from = if category == Category::Iban { self.first_letter(run) } else { first };
-                let from = if run.has_plus && from == first { first - 1 } else { from };
+                let opens = first > 0 && self.scene.tokens[first - 1].is_mark('(');
+                let closes = (first..last).any(|at| self.scene.tokens[at].is_mark(')'));
+                let from =
+                    if from == first && (run.has_plus || (opens && closes)) { first - 1 } else { from };
                 let to = if run.has_suffix { last + 1 } else { last };
                 outcome.add(from, to, category);
                 self.go_on(run, category, outcome);
@@ -203,7 +206,9 @@ impl Judge<'_> {
         let is_number = run.is_strong() || run.is_spelled() || run.pieces.len() >= 2 || is_alone;
         let renamed = (self.scene.cues_before(run.first(), run.first().saturating_sub(from)))
             .any(|cue| !matches!(cue.cue, Cue::Card | Cue::Iban | Cue::Bank | Cue::Account | Cue::Ending));
-        let fits = open.has_room_for(run.len()) && !run.is_year() && run.letters.is_empty();
+        // Four digits like a year may be a group of the number when little else is said.
+        let is_no_year = !run.is_year() || self.scene.tokens.len() <= 6;
+        let fits = open.has_room_for(run.len()) && is_no_year && run.letters.is_empty();
         (is_near && counts && is_number && !renamed && fits).then_some(open.category)
     }
 
