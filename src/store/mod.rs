@@ -10,7 +10,6 @@ pub mod users;
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::str::FromStr;
 
 use sqlx::migrate::Migration;
 use sqlx::migrate::MigrationType;
@@ -51,7 +50,7 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened or a migration fails.
     pub async fn open(path: &Path) -> Result<Store, StoreError> {
-        let options = SqliteConnectOptions::from_str("sqlite::memory:")?
+        let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
             .foreign_keys(true)
