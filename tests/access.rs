@@ -248,6 +248,21 @@ async fn a_link_lets_in_once() {
     let response = test::call_service(&app, follow()).await;
     assert_eq!(response.status(), 401);
     assert_eq!(response.response().cookies().count(), 0);
+    // A person gets the sign-in page, which says so.
+    let request =
+        TestRequest::get().uri(&users::link_path(&token)).insert_header((header::ACCEPT, "text/html"));
+    let response = test::call_service(&app, request.to_request()).await;
+    assert_eq!(response.headers().get(header::LOCATION).expect("a place"), "/?link=used");
+    assert_eq!(response.response().cookies().count(), 0);
+}
+
+#[actix_web::test]
+async fn of_many_at_once_one_uses_a_link() {
+    let house = House::new().await;
+    let token = house.store.create_link("main", "agent", Duration::hours(1)).await.expect("a link");
+    let tries = (0..8).map(|_| house.store.use_link(&token));
+    let used = futures_util::future::try_join_all(tries).await.expect("answers");
+    assert_eq!(used.iter().filter(|name| name.is_some()).count(), 1);
 }
 
 #[actix_web::test]
