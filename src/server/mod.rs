@@ -5,4 +5,5 @@ pub mod error;
 pub mod limit;
 pub mod security;
 pub mod session;
+pub mod terms;
 pub mod users;
