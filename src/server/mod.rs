@@ -1,1 +1,5 @@
 //! HTTP and websockets: routes on one screen, one file for each resource.
+
+pub mod auth;
+pub mod error;
+pub mod security;

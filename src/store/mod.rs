@@ -2,6 +2,13 @@
 
 pub mod calls;
 mod events;
+pub mod identity;
+pub mod keys;
+pub mod password;
+pub mod secret;
+pub mod sessions;
+pub mod terms;
+pub mod users;
 mod writer;
 
 pub use writer::Append;
@@ -11,7 +18,6 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::str::FromStr;
 
-use crate::event::CallKey;
 use sqlx::migrate::Migration;
 use sqlx::migrate::MigrationType;
 use sqlx::migrate::Migrator;
@@ -20,6 +26,8 @@ use sqlx::sqlite::SqliteJournalMode;
 use sqlx::sqlite::SqlitePool;
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::sqlite::SqliteSynchronous;
+
+use crate::event::CallKey;
 
 /// The migrations, in order; never edited once merged.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
