@@ -7,7 +7,6 @@ use serde::Deserialize;
 use crate::event::CallId;
 use crate::event::Channel;
 use crate::event::Segment;
-use crate::event::Speaker;
 use crate::event::Word;
 
 /// The longest text of one segment, in Unicode scalar values: ten minutes of fast speech.
