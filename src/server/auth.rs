@@ -80,13 +80,13 @@ async fn identify(request: &HttpRequest) -> Result<Identity, ApiError> {
     if let Some(value) = request.headers().get(header::AUTHORIZATION) {
         let key = value.to_str().ok().and_then(bearer);
         let key = key.ok_or_else(|| ApiError::Unauthorized("send Authorization: Bearer KEY".to_owned()))?;
-        let identity = store.key_identity(&Secret::from(key)).await.map_err(ApiError::internal)?;
+        let identity = store.key_identity(&Secret::from(key)).await?;
         return identity.ok_or_else(|| ApiError::Unauthorized("the key is unknown or revoked".to_owned()));
     }
     let cookie = request.cookie(SESSION_COOKIE);
     let cookie = cookie.ok_or_else(|| ApiError::Unauthorized("sign in first".to_owned()))?;
     check_origin(request, config.public_origin.as_deref())?;
-    let identity = store.session_identity(&Secret::from(cookie.value())).await.map_err(ApiError::internal)?;
+    let identity = store.session_identity(&Secret::from(cookie.value())).await?;
     identity.ok_or_else(|| ApiError::Unauthorized("the session has ended: sign in again".to_owned()))
 }
 

@@ -20,6 +20,8 @@ use serde::Serialize;
 use tracing::error;
 
 use crate::store::StoreError;
+use crate::store::identity::UserError;
+use crate::store::password::PasswordError;
 
 /// The largest JSON body, in bytes. Uploads of articles have their own limit.
 pub const JSON_MAX_BYTES: usize = 1024 * 1024;
@@ -122,10 +124,11 @@ impl ResponseError for ApiError {
     }
 
     fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
         if let ApiError::Internal { id, source } = self {
             error!(error_id = %id, cause = %source, "request failed");
+            response.insert_header(("x-request-id", id.as_str()));
         }
-        let mut response = HttpResponse::build(self.status_code());
         if let ApiError::TooMany { retry_after_s } = self {
             response.insert_header((header::RETRY_AFTER, *retry_after_s));
         }
@@ -133,6 +136,20 @@ impl ResponseError for ApiError {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
         response.json(Envelope { error: Body { code: self.code(), message: self.to_string() } })
+    }
+}
+
+impl From<UserError> for ApiError {
+    fn from(error: UserError) -> ApiError {
+        match error {
+            UserError::Name(_) => ApiError::invalid("name", error),
+            UserError::Role(_) => ApiError::invalid("role", error),
+            UserError::Password(PasswordError::Length) => ApiError::invalid("password", error),
+            UserError::Exists(_) | UserError::LastAdmin(_) => ApiError::Conflict(error.to_string()),
+            UserError::NoUser(name) => ApiError::NotFound(format!("user {name}")),
+            UserError::NoKey(id) => ApiError::NotFound(format!("key {id}")),
+            UserError::Password(_) | UserError::Store(_) => ApiError::internal(error),
+        }
     }
 }
 

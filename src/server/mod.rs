@@ -2,4 +2,7 @@
 
 pub mod auth;
 pub mod error;
+pub mod limit;
 pub mod security;
+pub mod session;
+pub mod users;

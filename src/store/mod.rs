@@ -16,7 +16,6 @@ pub use writer::Entry;
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::str::FromStr;
 
 use sqlx::migrate::Migration;
 use sqlx::migrate::MigrationType;
@@ -75,7 +74,7 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened or a migration fails.
     pub async fn open(path: &Path) -> Result<Store, StoreError> {
-        let options = SqliteConnectOptions::from_str("sqlite::memory:")?
+        let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
             .foreign_keys(true)

@@ -148,35 +148,30 @@ impl Store {
     /// # Errors
     /// When there is no such user, or no admin would be left.
     pub async fn change_user(&self, tenant: &str, name: &str, change: UserChange) -> Result<User, UserError> {
+        let takes_admin =
+            change.disabled == Some(true) || change.role.is_some_and(|role| role != Role::Admin);
         let mut transaction = self.pool.begin().await?;
+        // The guard is in the statement, so that two admins cannot disable one another at once.
         let changed = sqlx::query(
             "UPDATE users SET disabled = COALESCE($3, disabled), role = COALESCE($4, role),
                     password_hash = COALESCE($5, password_hash)
-             WHERE tenant = $1 AND name = $2",
+             WHERE tenant = $1 AND name = $2
+               AND NOT ($6 AND role = 'admin' AND disabled = FALSE AND NOT EXISTS (
+                   SELECT 1 FROM users AS others WHERE others.tenant = $1 AND others.name <> $2
+                     AND others.role = 'admin' AND others.disabled = FALSE))",
         )
         .bind(tenant)
         .bind(name)
         .bind(change.disabled)
         .bind(change.role.map(Role::as_str))
         .bind(&change.password_hash)
+        .bind(takes_admin)
         .execute(&mut *transaction)
         .await?;
         if changed.rows_affected() == 0 {
-            return Err(UserError::NoUser(name.to_owned()));
-        }
-        let is_weaker = change.disabled == Some(true) || change.role.is_some_and(|role| role != Role::Admin);
-        if is_weaker {
-            let admins = sqlx::query(
-                "SELECT COUNT(*) AS count FROM users WHERE tenant = $1 AND role = 'admin' AND disabled = FALSE",
-            )
-            .bind(tenant)
-            .fetch_one(&mut *transaction)
-            .await?;
-            // Dropping the transaction takes the change back. A tenant that had no admin before
-            // (made at the command line) is refused too: it needs one.
-            if admins.try_get::<i64, _>("count")? == 0 {
-                return Err(UserError::LastAdmin(name.to_owned()));
-            }
+            transaction.rollback().await?;
+            self.user(tenant, name).await?;
+            return Err(UserError::LastAdmin(name.to_owned()));
         }
         if change.disabled == Some(true) || change.password_hash.is_some() {
             for statement in [
@@ -190,7 +185,7 @@ impl Store {
         self.user(tenant, name).await
     }
 
-    /// Returns whether the user may come in, and the stored hash of the password if there is one.
+    /// Returns the stored hash of the user's password, if the user may come in and has one.
     ///
     /// # Errors
     /// When the database fails.
