@@ -11,7 +11,6 @@ pub mod import;
 pub mod index;
 pub mod passage;
 pub mod search;
-pub mod stem;
 pub mod term;
 
 mod handle;
