@@ -1,1 +1,8 @@
 //! HTTP and websockets: routes on one screen, one file for each resource.
+
+pub mod auth;
+pub mod error;
+pub mod limit;
+pub mod security;
+pub mod session;
+pub mod users;

@@ -1,5 +1,13 @@
 //! What must survive: events, calls, knowledge, terms, users, in one SQLite file (sqlx).
 
+pub mod identity;
+pub mod keys;
+pub mod password;
+pub mod secret;
+pub mod sessions;
+pub mod terms;
+pub mod users;
+
 use std::borrow::Cow;
 use std::path::Path;
 use std::str::FromStr;
