@@ -11,6 +11,7 @@ pub mod import;
 pub mod index;
 pub mod passage;
 pub mod search;
+pub mod seed;
 pub mod term;
 
 mod handle;

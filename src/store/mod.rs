@@ -1,7 +1,9 @@
 //! What must survive: events, calls, knowledge, terms, users, in one SQLite file (sqlx).
 
 pub mod identity;
+pub mod imports;
 pub mod keys;
+pub mod knowledge;
 pub mod password;
 pub mod secret;
 pub mod sessions;

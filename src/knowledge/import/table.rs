@@ -38,7 +38,10 @@ pub(super) fn read_csv(stem: &str, text: &str) -> Result<Vec<Article>, FileError
         (Some(title), Some(body)) => (title, body, true),
         _ if names.len() == 2 => (0, 1, false),
         _ => {
-            return Err(FileError::Csv(format!("no question and answer columns among: {}", names.join(", "))));
+            return Err(FileError::Csv(format!(
+                "no question and answer columns among: {}",
+                names.join(", ")
+            )));
         }
     };
     let (id, category) = (column(&["id"]), column(&["category", "topic", "section"]));
@@ -96,13 +99,17 @@ fn field<'a>(object: &'a Map<String, Value>, names: &[&str]) -> Option<&'a str> 
     })
 }
 
-/// Spreadsheets write semicolons or tabs where the comma is taken.
+/// Spreadsheets write tabs, or semicolons where the comma is taken.
 fn delimiter(text: &str) -> u8 {
     let header = text.lines().next().unwrap_or_default();
-    [b',', b';', b'\t']
-        .into_iter()
-        .max_by_key(|&mark| (header.bytes().filter(|&b| b == mark).count(), mark == b','))
-        .unwrap_or(b',')
+    let count = |mark: char| header.matches(mark).count();
+    if count('\t') > 0 {
+        b'\t'
+    } else if count(';') > count(',') {
+        b';'
+    } else {
+        b','
+    }
 }
 
 /// Collects rows as articles with ids of their own.
