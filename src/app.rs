@@ -15,10 +15,10 @@ use tokio::task::JoinHandle;
 use crate::assist::Calls;
 use crate::assist::Parts;
 use crate::assist::draft::Drafter;
+use crate::assist::library::Library;
 use crate::bus::Bus;
 use crate::config::Config;
 use crate::config::ModelConfig;
-use crate::knowledge::Knowledge;
 use crate::monitor::emotion::EmotionReader;
 use crate::server;
 use crate::server::Site;
@@ -26,8 +26,6 @@ use crate::store::Store;
 
 /// The database's file in the data directory.
 const DATABASE: &str = "chatdlm.sqlite";
-/// The index's folder in the data directory.
-const INDEX: &str = "index";
 /// How long calls and sockets have to end.
 const DRAIN: Duration = Duration::from_secs(4);
 
@@ -37,6 +35,8 @@ pub struct App {
     pub address: SocketAddr,
     /// The calls and all they work with.
     pub calls: Calls,
+    /// The knowledge, to be changed.
+    pub library: Library,
     server: ServerHandle,
     serving: JoinHandle<std::io::Result<()>>,
 }
@@ -54,13 +54,13 @@ impl App {
         let address = listener.local_addr()?;
 
         let store = Store::open(&data_dir.join(DATABASE)).await.context("cannot open the database")?;
-        let knowledge = Knowledge::new(&data_dir.join(INDEX));
+        let library = Library::open(store.clone(), data_dir).await.context("cannot open the knowledge")?;
         let Model { drafter, emotions } = load_model(&config.model);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let parts = Parts {
             store,
             bus: Bus::default(),
-            knowledge,
+            knowledge: library.knowledge().clone(),
             searches: Arc::new(Semaphore::new(cores)),
             drafter,
             emotions,
@@ -74,7 +74,7 @@ impl App {
         let handle = server.handle();
         let serving = tokio::spawn(server);
         tracing::info!(%address, "serving");
-        Ok(App { address, calls, server: handle, serving })
+        Ok(App { address, calls, library, server: handle, serving })
     }
 
     /// Returns the database.

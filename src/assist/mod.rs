@@ -9,6 +9,7 @@ pub mod calls;
 pub mod counters;
 pub mod draft;
 pub mod intake;
+pub mod library;
 mod observe;
 mod state;
 mod work;

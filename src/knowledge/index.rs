@@ -24,15 +24,11 @@ use tantivy::schema::Schema;
 use tantivy::schema::TextFieldIndexing;
 use tantivy::schema::TextOptions;
 use tantivy::schema::Value;
-use tantivy::tokenizer::TextAnalyzer;
-use tantivy::tokenizer::Token;
-use tantivy::tokenizer::TokenStream;
-use tantivy::tokenizer::Tokenizer;
 use tantivy::tokenizer::TokenizerManager;
 
 use crate::knowledge::article::Article;
 use crate::knowledge::passage::passages;
-use crate::knowledge::term::terms;
+use crate::knowledge::term::analyzer;
 
 /// Changes whenever passages, terms or fields change, so that older folders are built again.
 const LAYOUT: &str = "1";
@@ -221,7 +217,7 @@ impl BaseIndex {
 fn write_passages(folder: &Path, articles: &[Article]) -> Result<(), tantivy::TantivyError> {
     let (schema, fields) = Fields::schema();
     let tokenizers = TokenizerManager::new();
-    tokenizers.register(TOKENIZER, TextAnalyzer::from(TermTokenizer));
+    tokenizers.register(TOKENIZER, analyzer());
     let directory = MmapDirectory::open(folder)?;
     let mut writer = Index::builder()
         .schema(schema)
@@ -247,48 +243,5 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,
-    }
-}
-
-/// Gives tantivy the terms of [`terms`].
-#[derive(Clone)]
-struct TermTokenizer;
-
-struct TermStream {
-    tokens: Vec<Token>,
-    at: usize,
-}
-
-impl Tokenizer for TermTokenizer {
-    type TokenStream<'a> = TermStream;
-
-    fn token_stream<'a>(&'a mut self, text: &'a str) -> TermStream {
-        let tokens = terms(text)
-            .into_iter()
-            .enumerate()
-            .map(|(position, term)| Token {
-                offset_from: term.bytes.start,
-                offset_to: term.bytes.end,
-                position,
-                text: term.text,
-                position_length: 1,
-            })
-            .collect();
-        TermStream { tokens, at: 0 }
-    }
-}
-
-impl TokenStream for TermStream {
-    fn advance(&mut self) -> bool {
-        self.at += 1;
-        self.at <= self.tokens.len()
-    }
-
-    fn token(&self) -> &Token {
-        &self.tokens[self.at - 1]
-    }
-
-    fn token_mut(&mut self) -> &mut Token {
-        &mut self.tokens[self.at - 1]
     }
 }

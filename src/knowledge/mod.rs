@@ -11,7 +11,7 @@ pub mod import;
 pub mod index;
 pub mod passage;
 pub mod search;
-pub mod stem;
+pub mod seed;
 pub mod term;
 
 mod handle;

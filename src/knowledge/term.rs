@@ -8,7 +8,12 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use crate::knowledge::stem::stem;
+use tantivy::tokenizer::Language;
+use tantivy::tokenizer::Stemmer;
+use tantivy::tokenizer::TextAnalyzer;
+use tantivy::tokenizer::Token;
+use tantivy::tokenizer::TokenStream;
+use tantivy::tokenizer::Tokenizer;
 
 /// A searchable word of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,15 +43,72 @@ static STOPS: LazyLock<HashSet<&'static str>> = LazyLock::new(|| STOP_WORDS.spli
 
 /// Returns the search terms of `text` in order.
 pub fn terms(text: &str) -> Vec<Term> {
+    let mut analyzer = analyzer();
+    let mut stream = analyzer.token_stream(text);
+    let mut terms = Vec::new();
+    while let Some(token) = stream.next() {
+        terms.push(Term { text: token.text.clone(), bytes: token.offset_from..token.offset_to });
+    }
+    terms
+}
+
+/// Returns what splits and stems for tantivy as [`terms`] does.
+pub(super) fn analyzer() -> TextAnalyzer {
+    TextAnalyzer::builder(WordTokenizer).filter(Stemmer::new(Language::English)).build()
+}
+
+/// Gives tantivy the words of [`kept_words`].
+#[derive(Clone)]
+struct WordTokenizer;
+
+struct WordStream {
+    tokens: Vec<Token>,
+    at: usize,
+}
+
+impl Tokenizer for WordTokenizer {
+    type TokenStream<'a> = WordStream;
+
+    fn token_stream<'a>(&'a mut self, text: &'a str) -> WordStream {
+        let tokens = kept_words(text)
+            .into_iter()
+            .enumerate()
+            .map(|(position, word)| Token {
+                offset_from: word.bytes.start,
+                offset_to: word.bytes.end,
+                position,
+                text: word.text,
+                position_length: 1,
+            })
+            .collect();
+        WordStream { tokens, at: 0 }
+    }
+}
+
+impl TokenStream for WordStream {
+    fn advance(&mut self) -> bool {
+        self.at += 1;
+        self.at <= self.tokens.len()
+    }
+
+    fn token(&self) -> &Token {
+        &self.tokens[self.at - 1]
+    }
+
+    fn token_mut(&mut self) -> &mut Token {
+        &mut self.tokens[self.at - 1]
+    }
+}
+
+/// Returns the words of `text` that say something, unstemmed, with numbers as digits.
+fn kept_words(text: &str) -> Vec<Term> {
     let words = words(text);
-    let mut terms = Vec::with_capacity(words.len());
+    let mut kept = Vec::with_capacity(words.len());
     let mut at = 0;
     while at < words.len() {
         if let Some((number, count)) = spoken_number(&words[at..]) {
-            terms.push(Term {
-                text: number.to_string(),
-                bytes: words[at].bytes.start..words[at + count - 1].bytes.end,
-            });
+            let bytes = words[at].bytes.start..words[at + count - 1].bytes.end;
+            kept.push(Term { text: number.to_string(), bytes });
             at += count;
             continue;
         }
@@ -58,10 +120,10 @@ pub fn terms(text: &str) -> Vec<Term> {
         let bare = word.text.strip_suffix("'s").unwrap_or(&word.text).replace('\'', "");
         let is_letter = bare.len() == 1 && !bare.as_bytes()[0].is_ascii_digit();
         if !bare.is_empty() && !is_letter && !STOPS.contains(bare.as_str()) {
-            terms.push(Term { text: stem(&bare), bytes: word.bytes.clone() });
+            kept.push(Term { text: bare, bytes: word.bytes.clone() });
         }
     }
-    terms
+    kept
 }
 
 /// Splits into lower-case runs of letters, digits and inner apostrophes. A digit run inside a

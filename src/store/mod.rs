@@ -3,7 +3,9 @@
 pub mod calls;
 mod events;
 pub mod identity;
+pub mod imports;
 pub mod keys;
+pub mod knowledge;
 pub mod password;
 pub mod secret;
 pub mod sessions;
