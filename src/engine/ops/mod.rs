@@ -1,0 +1,8 @@
+//! The arithmetic, one file for each operation: plain slices in, plain slices out.
+
+pub mod matmul;
+pub mod norm;
+pub mod rope;
+pub mod route;
+pub mod simd;
+pub mod swiglu;
