@@ -36,15 +36,17 @@ use crate::event::Channel;
 /// How many bad rows are named; the rest is only counted.
 const NAMED_BAD_ROWS: u64 = 5;
 
+/// What `--help` says about times.
+const HOW: &str = "\
+Reads dialogues as JSON lines, plain or zstd-compressed: {\"id\", \"turns\": [{\"speaker\", \"text\"}]}. \
+Turns without times get natural ones, derived from the text: about 160 words a minute by syllables, \
+each speaker a little faster or slower, with breaths and pauses. While somebody speaks, partial segments \
+grow every half second; a final segment ends the turn. Turns that only have a start are typed messages. \
+Latencies count from the sending of a final segment. For more than 400 calls raise `ulimit -n` first.";
+
 /// Streams recorded calls into a server; with --calls it is the load generator.
-///
-/// Reads dialogues as JSON lines, plain or zstd-compressed: {"id", "turns": [{"speaker", "text"}]}.
-/// Turns without times get natural ones, derived from the text: about 160 words a minute by
-/// syllables, each speaker a little faster or slower, with breaths and pauses. While somebody
-/// speaks, partial segments grow every half second; a final segment ends the turn. Turns that only
-/// have a start are typed messages. Latencies count from a final segment's sending.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = HOW)]
 pub struct Args {
     /// Files of dialogues (.jsonl, .jsonl.zst).
     #[arg(required = true)]
