@@ -1,0 +1,1 @@
+//! The sensitive terms of each tenant, as the JSON that the API shows.
