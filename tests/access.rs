@@ -10,6 +10,8 @@ use actix_web::http::header;
 use actix_web::test;
 use actix_web::test::TestRequest;
 use actix_web::web;
+use chatdlm::assist::terms::Terms;
+use chatdlm::monitor::sensitive::SharedTermLists;
 use chatdlm::server::auth;
 use chatdlm::server::auth::Config;
 use chatdlm::server::auth::SESSION_COOKIE;
@@ -17,6 +19,7 @@ use chatdlm::server::error;
 use chatdlm::server::security;
 use chatdlm::server::session;
 use chatdlm::server::session::SignIn;
+use chatdlm::server::terms;
 use chatdlm::server::users;
 use chatdlm::store::Store;
 use chatdlm::store::identity::Identity;
@@ -33,7 +36,8 @@ const PASSWORD: &str = "correct horse";
 /// A store with one user of each role in the tenant `main`, and one admin in `other`.
 struct House {
     store: Store,
-    _folder: TempDir,
+    terms: Terms,
+    folder: TempDir,
 }
 
 impl House {
@@ -44,7 +48,7 @@ impl House {
             store.add_user("main", role.as_str(), role, None).await.expect("a user");
         }
         store.add_user("other", "admin", Role::Admin, None).await.expect("a user");
-        House { store, _folder: folder }
+        House { terms: Terms::new(store.clone()), store, folder }
     }
 
     /// Returns the cookie of a session of the user.
@@ -68,11 +72,13 @@ macro_rules! server {
                 .app_data(web::Data::new($house.store.clone()))
                 .app_data(web::Data::new($config))
                 .app_data(web::Data::new(SignIn::default()))
+                .app_data(web::Data::new($house.terms.clone()))
                 .wrap(error::shape())
                 .wrap(security::headers(&["aGFzaA==".to_owned()], false))
                 .configure(error::configure)
                 .configure(session::routes)
                 .configure(users::routes)
+                .configure(terms::routes)
                 .route("/for/identity", web::get().to(async |it: Identity| it.name))
                 .route("/for/person", web::get().to(async |it: auth::Person| it.name.clone()))
                 .route("/for/agent", web::get().to(async |it: auth::Agent| it.name.clone()))
@@ -531,7 +537,7 @@ async fn no_secret_is_in_the_database_file() {
     let session = store.open_session("main", "agent", Duration::hours(1)).await.expect("a session");
     let (_, key) = store.create_key("main", "pbx", Role::Ingest).await.expect("a key");
     let mut stored = Vec::new();
-    for entry in std::fs::read_dir(house._folder.path()).expect("the folder") {
+    for entry in std::fs::read_dir(house.folder.path()).expect("the folder") {
         stored.extend(std::fs::read(entry.expect("an entry").path()).expect("a file"));
     }
     let contains = |text: &str| stored.windows(text.len()).any(|window| window == text.as_bytes());
@@ -539,4 +545,45 @@ async fn no_secret_is_in_the_database_file() {
     for secret in [PASSWORD, link.reveal(), session.reveal(), key.reveal()] {
         assert!(!contains(secret));
     }
+}
+
+#[actix_web::test]
+async fn new_terms_are_used_by_running_calls_at_once_and_by_no_other_tenant() {
+    let house = House::new().await;
+    let app = server!(house);
+    let admin = house.cookie("main", "admin").await;
+    let running = house.terms.of("main").await;
+    let elsewhere = house.terms.of("other").await;
+    let text = "the Zanzibar clause and my lawyer";
+    let categories = |lists: &SharedTermLists| -> Vec<String> {
+        lists.load().find(text).into_iter().map(|found| found.category).collect()
+    };
+    assert_eq!(categories(&running), ["legal"], "the seed's terms");
+
+    let lists = json!([{
+        "category": "secret_deal", "terms": ["zanzibar clause"], "match": "word", "severity": "critical", "action": "both"
+    }]);
+    let put = |cookie: &Cookie<'static>, lists: Value| {
+        TestRequest::put().uri("/v1/terms").cookie(cookie.clone()).set_json(lists)
+    };
+    assert_eq!(send!(&app, put(&admin, lists.clone())).await, (200, lists.clone()));
+    assert_eq!(categories(&running), ["secret_deal"]);
+    assert_eq!(categories(&elsewhere), ["legal"]);
+    let show = || TestRequest::get().uri("/v1/terms").cookie(admin.clone());
+    assert_eq!(send!(&app, show()).await, (200, lists.clone()));
+    // A server that starts again has them as well.
+    assert_eq!(categories(&Terms::new(house.store.clone()).of("main").await), ["secret_deal"]);
+
+    let mut wrong = lists.clone();
+    wrong[0]["match"] = json!("regex");
+    wrong[0]["terms"] = json!(["(unclosed"]);
+    let (status, answer) = send!(&app, put(&admin, wrong)).await;
+    assert_eq!((status, answer["error"]["code"].as_str()), (400, Some("invalid")), "{answer}");
+    assert_eq!(send!(&app, put(&admin, json!([{"category": "x"}]))).await.0, 400);
+    assert_eq!(send!(&app, put(&house.cookie("main", "agent").await, json!([]))).await.0, 403);
+    assert_eq!(send!(&app, show()).await, (200, lists));
+    assert_eq!(categories(&running), ["secret_deal"]);
+
+    assert_eq!(send!(&app, put(&admin, json!([]))).await.0, 200, "no terms are terms too");
+    assert!(categories(&running).is_empty());
 }

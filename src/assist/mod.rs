@@ -12,6 +12,7 @@ pub mod intake;
 pub mod library;
 mod observe;
 mod state;
+pub mod terms;
 mod work;
 
 pub use call::Action;

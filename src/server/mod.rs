@@ -10,6 +10,7 @@ pub mod limit;
 pub mod security;
 pub mod session;
 mod socket;
+pub mod terms;
 pub mod users;
 mod watch;
 
