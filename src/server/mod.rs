@@ -2,6 +2,8 @@
 
 pub mod auth;
 pub mod error;
+pub mod imports;
+pub mod knowledge;
 pub mod limit;
 pub mod security;
 pub mod session;
