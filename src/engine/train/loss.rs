@@ -6,7 +6,7 @@ use crate::engine::ops::matmul::Write;
 use crate::engine::ops::matmul::linear;
 use crate::engine::ops::matmul::linear_input_gradient;
 use crate::engine::ops::matmul::linear_weight_gradient;
-use crate::engine::train::attention::softmax;
+use crate::engine::ops::softmax::softmax;
 
 /// Rows whose logits are in memory at once, for each thread.
 const ROWS_AT_ONCE: usize = 64;
@@ -62,7 +62,13 @@ pub struct LossGradient<'a> {
 }
 
 /// Returns the loss of `targets` over rows `x` `[n, hidden]` with head `[vocabulary, hidden]`; adds its gradients.
-pub fn cross_entropy(x: &[f32], head: &[f32], hidden: usize, targets: &[Target], gradient: Option<LossGradient>) -> Loss {
+pub fn cross_entropy(
+    x: &[f32],
+    head: &[f32],
+    hidden: usize,
+    targets: &[Target],
+    gradient: Option<LossGradient>,
+) -> Loss {
     let vocabulary = head.len() / hidden;
     let wants_gradient = gradient.as_ref().map(|g| g.scale);
     let share = targets.len().div_ceil(rayon::current_num_threads()).max(1);

@@ -28,8 +28,9 @@ use crate::engine::train::optimizer::Schedule;
 
 /// Tokens of one forward and backward pass; a step sums several.
 const PASS_TOKENS: usize = 2048;
-/// How fast the routing bias follows the load, a step (arXiv 2408.15664).
-const BALANCE_RATE: f32 = 1e-3;
+/// How fast the routing bias follows the load, a step (arXiv 2408.15664). Masked tokens look alike at
+/// first and crowd into few experts; the 1e-3 of the paper takes a thousand steps to part them.
+const BALANCE_RATE: f32 = 5e-3;
 
 /// How to train.
 #[derive(Debug, Clone)]
@@ -87,7 +88,9 @@ pub enum TrainError {
     #[error("there are no training examples")]
     NoData,
     /// The checkpoint was made from other data.
-    #[error("the checkpoint was trained on {before} examples, now there are {now}: same data and seed are needed to resume")]
+    #[error(
+        "the checkpoint was trained on {before} examples, now there are {now}: same data and seed are needed to resume"
+    )]
     OtherData {
         /// Then.
         before: usize,
@@ -128,7 +131,8 @@ pub fn train(
         Some(state) => state,
         None => State { examples: examples.len(), ..State::default() },
     };
-    let mut log = OpenOptions::new().create(true).append(true).open(options.out.join("train.jsonl")).map_err(io)?;
+    let mut log =
+        OpenOptions::new().create(true).append(true).open(options.out.join("train.jsonl")).map_err(io)?;
     let noising = Noising {
         mask: network.config.mask_token_id,
         pad: network.config.pad_token_id,
@@ -139,7 +143,8 @@ pub fn train(
     let mut window = Loss::default();
     let mut load = vec![vec![0; network.config.num_experts]; network.config.num_hidden_layers];
     while state.step < options.schedule.steps {
-        let mut rng = StdRng::seed_from_u64(options.seed ^ (state.step + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut rng =
+            StdRng::seed_from_u64(options.seed ^ (state.step + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let mut batches = Vec::new();
         let mut taken = 0;
         while taken < options.batch_tokens {

@@ -40,8 +40,12 @@ pub(super) fn iban_length(country: &str) -> Option<usize> {
         MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29 PT25 QA29 RO24 RS22 \
         RU33 SA24 SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 \
         UA29 VA22";
-    let entry = LENGTHS.split(' ').find(|entry| entry.starts_with(country))?;
-    entry[2..].parse().ok()
+    LENGTHS
+        .split(' ')
+        .find_map(|entry| entry.split_at_checked(2).filter(|(code, _)| *code == country))?
+        .1
+        .parse()
+        .ok()
 }
 
 /// Returns whether the upper-case letters and digits are an IBAN with right check digits.
