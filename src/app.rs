@@ -26,7 +26,7 @@ use crate::server::Site;
 use crate::store::Store;
 
 /// The database's file in the data directory.
-const DATABASE: &str = "chatdlm.sqlite";
+pub const DATABASE: &str = "chatdlm.sqlite";
 /// How long calls and sockets have to end.
 const DRAIN: Duration = Duration::from_secs(4);
 

@@ -68,7 +68,7 @@ pub fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server> {
     let terms = web::Data::new(calls.parts().terms.clone());
     let calls = web::Data::new(calls);
     let library = web::Data::new(library);
-    let inline_scripts = pages::inline_script_hashes();
+    let inline_scripts = pages::inline_scripts();
     let is_https = auth.is_https();
     let auth = web::Data::new(auth);
     let sign_in = web::Data::new(SignIn::default());

@@ -6,14 +6,11 @@ use actix_web::HttpRequest;
 use actix_web::HttpResponse;
 use actix_web::http::header;
 use actix_web::web;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use rust_embed::EmbeddedFile;
 use rust_embed::RustEmbed;
-use sha2::Digest;
-use sha2::Sha256;
 
 use crate::server::error::ApiError;
+use crate::server::security::inline_script_hashes;
 
 /// What `web/` holds.
 #[derive(RustEmbed)]
@@ -38,19 +35,10 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
     config.route("/openapi.json", web::get().to(openapi)).route("/assets/{path:.+}", web::get().to(asset));
 }
 
-/// Returns the base64 SHA-256 hashes of the shell's inline scripts, for the security policy.
-pub(super) fn inline_script_hashes() -> Vec<String> {
-    let Some(file) = Web::get(SHELL) else { return Vec::new() };
-    let page = String::from_utf8_lossy(&file.data);
-    let mut hashes = Vec::new();
-    for script in page.split("<script").skip(1) {
-        let Some((_, rest)) = script.split_once('>') else { continue };
-        let Some((body, _)) = rest.split_once("</script>") else { continue };
-        if !body.is_empty() {
-            hashes.push(STANDARD.encode(Sha256::digest(body)));
-        }
-    }
-    hashes
+/// Returns the hashes of the shell's inline scripts, for the security policy.
+pub(super) fn inline_scripts() -> Vec<String> {
+    let shell = Web::get(SHELL).map(|file| String::from_utf8_lossy(&file.data).into_owned());
+    shell.map(|html| inline_script_hashes(&html)).unwrap_or_default()
 }
 
 async fn shell(request: HttpRequest) -> Result<HttpResponse, ApiError> {
@@ -141,6 +129,6 @@ mod tests {
 
     #[std::prelude::v1::test]
     fn the_import_map_is_the_only_inline_script() {
-        assert_eq!(inline_script_hashes().len(), 1);
+        assert_eq!(inline_scripts().len(), 1);
     }
 }
