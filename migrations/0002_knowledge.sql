@@ -16,7 +16,7 @@ CREATE TABLE knowledge_versions (
     base TEXT NOT NULL,
     version BIGINT NOT NULL,
     state TEXT NOT NULL,
-    note TEXT NOT NULL,
+    reason TEXT NOT NULL,
     digest TEXT NOT NULL,
     articles BIGINT NOT NULL,
     passages BIGINT NOT NULL,

@@ -16,6 +16,7 @@ use crate::assist::Calls;
 use crate::assist::Parts;
 use crate::assist::draft::Drafter;
 use crate::assist::library::Library;
+use crate::assist::terms::Terms;
 use crate::bus::Bus;
 use crate::config::Config;
 use crate::config::ModelConfig;
@@ -25,7 +26,7 @@ use crate::server::Site;
 use crate::store::Store;
 
 /// The database's file in the data directory.
-const DATABASE: &str = "chatdlm.sqlite";
+pub const DATABASE: &str = "chatdlm.sqlite";
 /// How long calls and sockets have to end.
 const DRAIN: Duration = Duration::from_secs(4);
 
@@ -58,6 +59,7 @@ impl App {
         let Model { drafter, emotions } = load_model(&config.model);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let parts = Parts {
+            terms: Terms::new(store.clone()),
             store,
             bus: Bus::default(),
             knowledge: library.knowledge().clone(),

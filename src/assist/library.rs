@@ -202,7 +202,7 @@ impl Library {
     /// When the store fails or an index cannot be built.
     pub async fn seed(&self, tenant: &str) -> Result<(), LibraryError> {
         for seed in seeds()? {
-            if self.store.base(tenant, &seed.base).await?.is_some_and(|base| base.active_version.is_some()) {
+            if self.store.base(tenant, &seed.base).await?.is_some_and(|base| base.version.is_some()) {
                 continue;
             }
             self.store.put_base(tenant, &seed.base, &seed.title, &seed.language).await?;
@@ -222,12 +222,12 @@ impl Library {
         &self,
         tenant: &str,
         base: &str,
-        note: &str,
+        reason: &str,
         changes: ArticleChanges,
     ) -> Result<Version, LibraryError> {
         let _changing = self.changing.lock().await;
         self.require_base(tenant, base).await?;
-        let version = self.store.new_version(tenant, base, note, &changes).await?;
+        let version = self.store.new_version(tenant, base, reason, &changes).await?;
         if version.state == "active" {
             return Ok(version);
         }
@@ -258,9 +258,9 @@ impl Library {
         base: &str,
         article: Article,
     ) -> Result<Version, LibraryError> {
-        let note = format!("put {}", article.id);
+        let reason = format!("put {}", article.id);
         let changes = ArticleChanges { put: vec![stored(article)], ..ArticleChanges::default() };
-        self.change(tenant, base, &note, changes).await
+        self.change(tenant, base, &reason, changes).await
     }
 
     /// Leaves one article out.
@@ -406,9 +406,9 @@ async fn import(library: &Library, job: Job) -> Result<Result<u64, String>, Libr
     }
     store.set_import_state(&job.tenant, job.number, ImportState::Indexing, None, None).await?;
     library.tell_progress();
-    let note = format!("import i-{}", job.number);
+    let reason = format!("import i-{}", job.number);
     let changes = ArticleChanges { put, ..ArticleChanges::default() };
-    Ok(Ok(library.change(&job.tenant, &job.base, &note, changes).await?.version))
+    Ok(Ok(library.change(&job.tenant, &job.base, &reason, changes).await?.version))
 }
 
 fn read_upload(name: &str, path: &Path) -> Vec<FileOutcome> {

@@ -12,6 +12,7 @@ pub mod intake;
 pub mod library;
 mod observe;
 mod state;
+pub mod terms;
 mod work;
 
 pub use call::Action;
@@ -28,6 +29,7 @@ use tokio::sync::Semaphore;
 
 use crate::assist::counters::Counters;
 use crate::assist::draft::Drafter;
+use crate::assist::terms::Terms;
 use crate::bus::Bus;
 use crate::knowledge::Knowledge;
 use crate::monitor::emotion::EmotionReader;
@@ -72,6 +74,8 @@ pub struct Parts {
     pub bus: Bus,
     /// What is searched.
     pub knowledge: Knowledge,
+    /// The sensitive terms of each tenant.
+    pub terms: Terms,
     /// How many searches may run at once: each takes a core while it runs.
     pub searches: Arc<Semaphore>,
     /// Writes drafts.

@@ -49,7 +49,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 async fn act(action: Action) -> anyhow::Result<()> {
     match action {
         Action::Create { name, role, tenancy } => {
-            let (about, key) = tenancy.open().await?.create_key(&tenancy.tenant, &name, role).await?;
+            let (about, key) = tenancy.open().await?.create_key(&tenancy.tenant()?, &name, role).await?;
             let mut value = json!(about);
             value["key"] = json!(key.reveal());
             tenancy.print(
@@ -58,7 +58,7 @@ async fn act(action: Action) -> anyhow::Result<()> {
             );
         }
         Action::List { tenancy } => {
-            let keys = tenancy.open().await?.keys(&tenancy.tenant).await?;
+            let keys = tenancy.open().await?.keys(&tenancy.tenant()?).await?;
             let mut text = format!("{:<16} {:<24} {:<11} {:<8} last used", "id", "name", "role", "state");
             for key in &keys {
                 let state = if key.revoked { "revoked" } else { "active" };
@@ -69,7 +69,7 @@ async fn act(action: Action) -> anyhow::Result<()> {
             tenancy.print(&json!({ "keys": keys }), &text);
         }
         Action::Revoke { id, tenancy } => {
-            tenancy.open().await?.revoke_key(&tenancy.tenant, &id).await?;
+            tenancy.open().await?.revoke_key(&tenancy.tenant()?, &id).await?;
             tenancy.print(&json!({ "id": id, "revoked": true }), &format!("revoked {id}"));
         }
     }

@@ -56,7 +56,7 @@ pub struct Place {
 impl Place {
     /// Returns the path of the database file.
     pub fn database(&self) -> PathBuf {
-        self.data_dir.join("chatdlm.sqlite")
+        self.data_dir.join(crate::app::DATABASE)
     }
 }
 

@@ -7,7 +7,7 @@ use chrono::Duration;
 use serde_json::json;
 
 use crate::command::Place;
-use crate::server::auth;
+use crate::config::Config;
 use crate::server::users::link_path;
 use crate::store::Store;
 use crate::store::identity::Role;
@@ -63,15 +63,23 @@ enum Action {
 pub(super) struct Tenancy {
     #[command(flatten)]
     pub place: Place,
-    /// The tenant.
-    #[arg(long, default_value_t = auth::Config::default().tenant)]
-    pub tenant: String,
+    /// The tenant; that of the configuration if not given.
+    #[arg(long)]
+    tenant: Option<String>,
     /// Prints JSON.
     #[arg(long)]
     pub json: bool,
 }
 
 impl Tenancy {
+    /// Returns the tenant.
+    pub fn tenant(&self) -> anyhow::Result<String> {
+        match &self.tenant {
+            Some(tenant) => Ok(tenant.clone()),
+            None => Ok(Config::load(self.place.config.as_deref())?.auth.tenant),
+        }
+    }
+
     /// Opens the store of the data directory, making both if they are new.
     pub async fn open(&self) -> anyhow::Result<Store> {
         let folder = &self.place.data_dir;
@@ -105,7 +113,7 @@ async fn act(action: Action) -> anyhow::Result<()> {
                 false => None,
             };
             let store = tenancy.open().await?;
-            let user = store.add_user(&tenancy.tenant, &name, role, password_hash.as_deref()).await?;
+            let user = store.add_user(&tenancy.tenant()?, &name, role, password_hash.as_deref()).await?;
             if password_hash.is_some() {
                 tenancy.print(&json!(user), &format!("added {name} ({role})"));
                 return Ok(());
@@ -113,7 +121,7 @@ async fn act(action: Action) -> anyhow::Result<()> {
             print_link(&store, &tenancy, &name, &format!("added {name} ({role})\n")).await
         }
         Action::List { tenancy } => {
-            let users = tenancy.open().await?.users(&tenancy.tenant).await?;
+            let users = tenancy.open().await?.users(&tenancy.tenant()?).await?;
             let mut text = format!("{:<24} {:<11} {:<9} created", "name", "role", "state");
             for user in &users {
                 let state = if user.disabled { "disabled" } else { "active" };
@@ -125,20 +133,20 @@ async fn act(action: Action) -> anyhow::Result<()> {
         }
         Action::Disable { name, tenancy } => {
             let change = UserChange { disabled: Some(true), ..UserChange::default() };
-            let user = tenancy.open().await?.change_user(&tenancy.tenant, &name, change).await?;
+            let user = tenancy.open().await?.change_user(&tenancy.tenant()?, &name, change).await?;
             tenancy.print(&json!(user), &format!("disabled {name}"));
             Ok(())
         }
         Action::Link { name, tenancy } => {
             let store = tenancy.open().await?;
-            anyhow::ensure!(!store.user(&tenancy.tenant, &name).await?.disabled, "{name} is disabled");
+            anyhow::ensure!(!store.user(&tenancy.tenant()?, &name).await?.disabled, "{name} is disabled");
             print_link(&store, &tenancy, &name, "").await
         }
     }
 }
 
 async fn print_link(store: &Store, tenancy: &Tenancy, name: &str, before: &str) -> anyhow::Result<()> {
-    let token = store.create_link(&tenancy.tenant, name, Duration::hours(LINK_HOURS)).await?;
+    let token = store.create_link(&tenancy.tenant()?, name, Duration::hours(LINK_HOURS)).await?;
     let link = link_path(&token);
     let text = format!("{before}{name} signs in once, within {LINK_HOURS} hours, at your server's\n{link}");
     tenancy.print(&json!({ "name": name, "link": link }), &text);

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::RwLock;
 
 use crate::event::Card;
-use crate::event::Speaker;
 use crate::knowledge::article::Article;
 use crate::knowledge::article::is_id;
 use crate::knowledge::index::BaseIndex;
@@ -16,8 +15,8 @@ use crate::knowledge::index::Edition;
 use crate::knowledge::index::IndexError;
 use crate::knowledge::search;
 use crate::knowledge::search::Question;
+use crate::knowledge::search::SHOW_FROM;
 use crate::knowledge::search::Weights;
-use crate::prompt::Turn;
 
 /// Says why a search or a change of an index failed.
 #[derive(Debug, thiserror::Error)]
@@ -117,28 +116,20 @@ impl Knowledge {
     /// # Blocking
     /// Under 5 ms for bases of some thousand passages.
     pub fn search(&self, tenant: &str, question: &Question) -> Result<Vec<Card>, KnowledgeError> {
-        self.ranked(tenant, question)
+        let mut cards = self.find(tenant, question)?;
+        cards.retain(|card| card.score >= SHOW_FROM);
+        Ok(cards)
     }
 
-    /// Returns the best passages for a text that somebody typed, however weak.
+    /// Returns the best card of each article that shares a word with the question, best first,
+    /// however weak.
     ///
     /// # Errors
     /// [`KnowledgeError::NoBase`] when a named base has no active version.
     ///
     /// # Blocking
     /// As [`Knowledge::search`].
-    pub fn find(
-        &self,
-        tenant: &str,
-        text: &str,
-        bases: &[String],
-        limit: usize,
-    ) -> Result<Vec<Card>, KnowledgeError> {
-        let turns = vec![Turn { speaker: Speaker::Customer, text: text.to_owned() }];
-        self.ranked(tenant, &Question { turns, bases: bases.to_vec(), limit })
-    }
-
-    fn ranked(&self, tenant: &str, question: &Question) -> Result<Vec<Card>, KnowledgeError> {
+    pub fn find(&self, tenant: &str, question: &Question) -> Result<Vec<Card>, KnowledgeError> {
         let weights = Weights::default();
         let terms = search::question_terms(&question.turns, &weights);
         let mut found = Vec::new();

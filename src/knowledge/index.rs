@@ -19,7 +19,6 @@ use tantivy::schema::FAST;
 use tantivy::schema::Field;
 use tantivy::schema::IndexRecordOption;
 use tantivy::schema::STORED;
-use tantivy::schema::STRING;
 use tantivy::schema::Schema;
 use tantivy::schema::TextFieldIndexing;
 use tantivy::schema::TextOptions;
@@ -97,7 +96,7 @@ impl Fields {
         let searched = TextOptions::default().set_indexing_options(indexing).set_stored();
         let mut schema = Schema::builder();
         let fields = Fields {
-            article: schema.add_text_field("article", STRING | STORED),
+            article: schema.add_text_field("article", STORED),
             ordinal: schema.add_u64_field("ordinal", FAST),
             number: schema.add_u64_field("number", STORED),
             title: schema.add_text_field("title", searched.clone()),
@@ -216,7 +215,7 @@ impl BaseIndex {
 
 fn write_passages(folder: &Path, articles: &[Article]) -> Result<(), tantivy::TantivyError> {
     let (schema, fields) = Fields::schema();
-    let tokenizers = TokenizerManager::new();
+    let tokenizers = TokenizerManager::default();
     tokenizers.register(TOKENIZER, analyzer());
     let directory = MmapDirectory::open(folder)?;
     let mut writer = Index::builder()

@@ -21,6 +21,9 @@ use crate::knowledge::index::BaseIndex;
 use crate::knowledge::term::terms;
 use crate::prompt::Turn;
 
+/// A card is shown from this score on.
+pub const SHOW_FROM: f32 = 9.0;
+
 /// What is asked: a conversation up to the customer's last turn.
 #[derive(Debug, Clone, Default)]
 pub struct Question {

@@ -5,11 +5,14 @@ mod calls;
 pub mod error;
 mod frames;
 mod health;
+pub mod imports;
 mod ingest;
+pub mod knowledge;
 pub mod limit;
 pub mod security;
 pub mod session;
 mod socket;
+pub mod terms;
 pub mod users;
 mod watch;
 
@@ -58,6 +61,7 @@ pub struct Site {
 pub fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server> {
     let Site { calls, auth, config } = site;
     let store = web::Data::new(calls.parts().store.clone());
+    let terms = web::Data::new(calls.parts().terms.clone());
     let calls = web::Data::new(calls);
     let is_https = auth.is_https();
     let auth = web::Data::new(auth);
@@ -66,6 +70,7 @@ pub fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server> {
         App::new()
             .app_data(store.clone())
             .app_data(calls.clone())
+            .app_data(terms.clone())
             .app_data(auth.clone())
             .app_data(sign_in.clone())
             .wrap(error::shape())
@@ -95,5 +100,6 @@ fn routes(config: &mut web::ServiceConfig) {
         .route("/metrics", get().to(health::metrics))
         .configure(session::routes)
         .configure(users::routes)
+        .configure(terms::routes)
         .configure(error::configure);
 }

@@ -21,13 +21,13 @@ use crate::store::StoreError;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Base {
     /// Its id.
-    pub base: String,
+    pub id: String,
     /// Its title.
     pub title: String,
     /// BCP 47 language tag.
     pub language: String,
-    /// The version that is searched.
-    pub active_version: Option<u64>,
+    /// The version that is searched; none before the first import.
+    pub version: Option<u64>,
     /// How many articles that has.
     pub articles: u64,
     /// How many passages that has.
@@ -42,7 +42,7 @@ pub struct Version {
     /// `building`, `active` or `retired`.
     pub state: String,
     /// What made it.
-    pub note: String,
+    pub reason: String,
     /// Names its content: equal digests mean equal articles.
     #[serde(skip)]
     pub digest: String,
@@ -196,12 +196,10 @@ impl Store {
         rows.iter()
             .map(|row| {
                 Ok(Base {
-                    base: row.try_get("base")?,
+                    id: row.try_get("base")?,
                     title: row.try_get("title")?,
                     language: row.try_get("language")?,
-                    active_version: row
-                        .try_get::<Option<i64>, _>("active_version")?
-                        .map(|version| version as u64),
+                    version: row.try_get::<Option<i64>, _>("active_version")?.map(|version| version as u64),
                     articles: count(row, "articles")?,
                     passages: count(row, "passages")?,
                 })
@@ -214,7 +212,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn base(&self, tenant: &str, base: &str) -> Result<Option<Base>, StoreError> {
-        Ok(self.bases(tenant).await?.into_iter().find(|found| found.base == base))
+        Ok(self.bases(tenant).await?.into_iter().find(|found| found.id == base))
     }
 
     /// Returns the active version of every base of every tenant.
@@ -245,7 +243,7 @@ impl Store {
     /// When the database fails.
     pub async fn versions(&self, tenant: &str, base: &str) -> Result<Vec<Version>, StoreError> {
         let rows = sqlx::query(
-            "SELECT version, state, note, digest, articles, passages, created_at FROM knowledge_versions
+            "SELECT version, state, reason, digest, articles, passages, created_at FROM knowledge_versions
              WHERE tenant = $1 AND base = $2 ORDER BY version DESC",
         )
         .bind(tenant)
@@ -264,7 +262,7 @@ impl Store {
         &self,
         tenant: &str,
         base: &str,
-        note: &str,
+        reason: &str,
         changes: &ArticleChanges,
     ) -> Result<Version, StoreError> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
@@ -279,7 +277,7 @@ impl Store {
         }
         let digest = digest(&hashes);
         let active = sqlx::query(
-            "SELECT version, state, note, digest, articles, passages, created_at FROM knowledge_versions
+            "SELECT version, state, reason, digest, articles, passages, created_at FROM knowledge_versions
              WHERE tenant = $1 AND base = $2 AND state = 'active' AND digest = $3",
         )
         .bind(tenant)
@@ -301,13 +299,13 @@ impl Store {
         let created_at = now();
         sqlx::query(
             "INSERT INTO knowledge_versions
-               (tenant, base, version, state, note, digest, articles, passages, created_at)
+               (tenant, base, version, state, reason, digest, articles, passages, created_at)
              VALUES ($1, $2, $3, 'building', $4, $5, $6, 0, $7)",
         )
         .bind(tenant)
         .bind(base)
         .bind(version)
-        .bind(note)
+        .bind(reason)
         .bind(&digest)
         .bind(hashes.len() as i64)
         .bind(&created_at)
@@ -329,7 +327,7 @@ impl Store {
         Ok(Version {
             version: version as u64,
             state: "building".to_owned(),
-            note: note.to_owned(),
+            reason: reason.to_owned(),
             digest,
             articles: hashes.len() as u64,
             passages: 0,
@@ -578,7 +576,7 @@ fn version_of(row: &SqliteRow) -> Result<Version, StoreError> {
     Ok(Version {
         version: count(row, "version")?,
         state: row.try_get("state")?,
-        note: row.try_get("note")?,
+        reason: row.try_get("reason")?,
         digest: row.try_get("digest")?,
         articles: count(row, "articles")?,
         passages: count(row, "passages")?,
