@@ -35,7 +35,7 @@ function watchBoard() {
   // The stream leaves out segments: the last sentences come with the list.
   const poll = async () => {
     try {
-      dispatch({ do: 'list', calls: listOf(await get('/v1/calls?state=open'), 'calls'), isAll: false });
+      dispatch({ do: 'list', calls: listOf(await get('/v1/calls?state=open&limit=500'), 'calls'), isAll: false });
       error.value = null;
     } catch (failure) {
       error.value = failure;

@@ -9,6 +9,7 @@ import { Problem } from '../parts/failure.js';
 import { Redacted } from '../parts/transcript.js';
 import { loadTitles, named } from '../bases.js';
 import { post } from '../api.js';
+import { session } from '../session.js';
 import { startPlaying } from '../parts/player.js';
 import { watchCall } from '../state/live.js';
 
@@ -50,7 +51,7 @@ function Play({ call, onAgain }) {
   const [state, setState] = useState({ status: 'connecting' });
   const [text, setText] = useState('');
   const [live, setLive] = useState(null);
-  const player = useMemo(() => startPlaying(call, setState), [call]);
+  const player = useMemo(() => startPlaying(call, session.value.name, setState), [call]);
   const input = useRef(null);
   useEffect(() => {
     input.current?.focus();

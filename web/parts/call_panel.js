@@ -113,7 +113,7 @@ function Ended({ call, panel, next, onNext }) {
   const wrong = Object.values(panel.wrong).filter(Boolean).length;
   const facts = [
     call.summary?.disposition && words(call.summary.disposition),
-    `${used} of ${plural(finished, 'draft')} used`,
+    finished > 0 && `${used} of ${plural(finished, 'draft')} used`,
     `${plural(call.cards.length, 'card')} shown${copied ? `, ${copied} copied` : ''}${wrong ? `, ${wrong} wrong` : ''}`,
     call.closed.reason !== 'hangup' && words(call.closed.reason),
   ].filter(Boolean);
