@@ -18,6 +18,8 @@ import { perFrame, watch } from '../socket.js';
 import { useReadiness } from '../parts/readiness.js';
 
 const POLL_MS = 3000;
+// Hundreds of calls speak at once, and nobody reads faster than this.
+const DRAW_EVERY_MS = 250;
 const FRESH_ALERT_MS = 120_000;
 
 /** Starts watching the board. */
@@ -29,10 +31,12 @@ function watchBoard() {
   const take = perFrame((messages) => {
     for (const message of messages) {
       if (message.type === 'snapshot') dispatch({ do: 'list', calls: message.calls, isAll: true });
-      else dispatch({ do: 'receive', envelope: message });
+      else dispatch({ do: 'receive', envelope: message.envelope, lagMs: message.lagMs });
     }
-  });
-  const socket = watch({ path: () => '/v1/events', onMessage: take, onLink: (value) => { link.value = value; } });
+  }, DRAW_EVERY_MS);
+  const onMessage = (message) => take(message.type === 'snapshot' ? message
+    : { envelope: message, lagMs: Date.now() - new Date(message.at).getTime() });
+  const socket = watch({ path: () => '/v1/events', onMessage, onLink: (value) => { link.value = value; } });
   // The stream leaves out segments: the last sentences come with the list.
   const poll = async () => {
     try {
