@@ -1,9 +1,26 @@
 //! The textual forms of every task the model knows: what training writes is what serving asks.
 //!
-//! Control tokens stand in the text as [`Piece::Control`], never as characters, so that a
-//! customer who says "<|end|>" says just that.
+//! Control tokens stand between texts as [`Piece::Control`], never as characters, so a customer
+//! who says "<|end|>" says just that.
+//!
+//! ```text
+//! transcript   <|customer|> text <|agent|> text … <|end|>
+//! emotion      recent turns <|emotion|> <|worried|> <|end|>
+//! reply        <|card|> title: text <|card|> … recent turns <|reply|> answer <|end|>
+//! summary      turns <|summary|> text <|disposition|> text <|end|>
+//! ```
 
+use crate::event::Emotion;
 use crate::event::Speaker;
+
+/// How many turns the emotion is read from.
+pub const EMOTION_TURNS: usize = 4;
+/// How many turns a reply is written from.
+pub const REPLY_TURNS: usize = 5;
+/// How many characters of a turn are kept in a prompt.
+const TURN_MAX_CHARS: usize = 600;
+/// How many characters of a card are kept in a prompt.
+const CARD_MAX_CHARS: usize = 700;
 
 /// One turn of a conversation, redacted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,4 +29,130 @@ pub struct Turn {
     pub speaker: Speaker,
     /// What was said.
     pub text: String,
+}
+
+/// A token that steers the model and never stands for text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// Not denoised yet.
+    Mask,
+    /// End of the text.
+    End,
+    /// Fills the last block.
+    Pad,
+    /// A customer's turn follows.
+    Customer,
+    /// An agent's turn follows.
+    Agent,
+    /// A knowledge card follows.
+    Card,
+    /// The next token is the customer's emotion.
+    Emotion,
+    /// The agent's answer follows.
+    Reply,
+    /// A summary follows.
+    Summary,
+    /// How the call ended follows.
+    Disposition,
+    /// A label of the emotion slot.
+    Label(Emotion),
+}
+
+impl Control {
+    /// All control tokens in the order of their ids, from 0.
+    pub const ALL: [Control; 17] = [
+        Control::Mask,
+        Control::End,
+        Control::Pad,
+        Control::Customer,
+        Control::Agent,
+        Control::Card,
+        Control::Emotion,
+        Control::Reply,
+        Control::Summary,
+        Control::Disposition,
+        Control::Label(Emotion::Neutral),
+        Control::Label(Emotion::Satisfied),
+        Control::Label(Emotion::Confused),
+        Control::Label(Emotion::Worried),
+        Control::Label(Emotion::Sad),
+        Control::Label(Emotion::Frustrated),
+        Control::Label(Emotion::Angry),
+    ];
+
+    /// Returns the token as the vocabulary writes it.
+    pub fn token(self) -> &'static str {
+        match self {
+            Control::Mask => "<|mask|>",
+            Control::End => "<|end|>",
+            Control::Pad => "<|pad|>",
+            Control::Customer => "<|customer|>",
+            Control::Agent => "<|agent|>",
+            Control::Card => "<|card|>",
+            Control::Emotion => "<|emotion|>",
+            Control::Reply => "<|reply|>",
+            Control::Summary => "<|summary|>",
+            Control::Disposition => "<|disposition|>",
+            Control::Label(Emotion::Neutral) => "<|neutral|>",
+            Control::Label(Emotion::Satisfied) => "<|satisfied|>",
+            Control::Label(Emotion::Confused) => "<|confused|>",
+            Control::Label(Emotion::Worried) => "<|worried|>",
+            Control::Label(Emotion::Sad) => "<|sad|>",
+            Control::Label(Emotion::Frustrated) => "<|frustrated|>",
+            Control::Label(Emotion::Angry) => "<|angry|>",
+        }
+    }
+}
+
+/// A stretch of a prompt: a control token, or plain text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// One control token.
+    Control(Control),
+    /// Text, whatever characters it holds.
+    Text(String),
+}
+
+/// Appends the last `limit` turns.
+pub fn turns(pieces: &mut Vec<Piece>, turns: &[Turn], limit: usize) {
+    for turn in &turns[turns.len().saturating_sub(limit)..] {
+        pieces.push(Piece::Control(match turn.speaker {
+            Speaker::Customer => Control::Customer,
+            Speaker::Agent => Control::Agent,
+        }));
+        pieces.push(Piece::Text(format!(" {}", shortened(&turn.text, TURN_MAX_CHARS))));
+    }
+}
+
+/// Appends one card.
+pub fn card(pieces: &mut Vec<Piece>, title: &str, passage: &str) {
+    pieces.push(Piece::Control(Control::Card));
+    let text = passage.split_whitespace().collect::<Vec<_>>().join(" ");
+    pieces.push(Piece::Text(format!(" {title}: {}", shortened(&text, CARD_MAX_CHARS))));
+}
+
+/// Returns the prompt whose next token is the customer's emotion.
+pub fn emotion(recent: &[Turn]) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    turns(&mut pieces, recent, EMOTION_TURNS);
+    pieces.push(Piece::Control(Control::Emotion));
+    pieces
+}
+
+/// Returns the prompt that the agent's answer follows; cards are `(title, passage)`, best first.
+pub fn reply(cards: &[(&str, &str)], recent: &[Turn]) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    for (title, passage) in cards {
+        card(&mut pieces, title, passage);
+    }
+    turns(&mut pieces, recent, REPLY_TURNS);
+    pieces.push(Piece::Control(Control::Reply));
+    pieces
+}
+
+fn shortened(text: &str, limit: usize) -> &str {
+    match text.char_indices().nth(limit) {
+        Some((end, _)) => &text[..end],
+        None => text,
+    }
 }
