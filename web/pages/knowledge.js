@@ -48,7 +48,7 @@ export function Knowledge() {
     sessionStorage.setItem('base', id);
     setChosen(id);
   };
-  return html`<main class="knowledge">
+  return html`<main id="main" tabindex="-1" class="knowledge">
     <nav class="bases" aria-label="Knowledge bases">
       <header class="caption-row"><h2 class="caption">Bases</h2><button class="quiet small" onClick=${() => setAdding(true)}>+ new base</button></header>
       <${Problem} error=${bases.error} />

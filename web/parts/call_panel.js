@@ -43,6 +43,8 @@ export function CallPanel({ live, isReadOnly, next = null, onNext = () => {}, on
     return () => clearTimeout(timer);
   }, [panel.notice]);
 
+  useEffect(() => { document.title = `${call.opened?.customer ?? 'Call'} · ChatDLM`; }, [call.opened]);
+
   const onCopyFound = async (card) => {
     const isCopied = await copy(card.passage);
     hands.search(false);
