@@ -9,6 +9,7 @@ import { Problem } from '../parts/failure.js';
 import { Redacted } from '../parts/transcript.js';
 import { loadTitles, named } from '../bases.js';
 import { post } from '../api.js';
+import { session } from '../session.js';
 import { startPlaying } from '../parts/player.js';
 import { watchCall } from '../state/live.js';
 
@@ -39,7 +40,7 @@ export function Try() {
     start();
   }, []);
   if (!call) {
-    return html`<main class="page narrow"><h1>Play the customer</h1>
+    return html`<main id="main" tabindex="-1" class="page narrow"><h1>Play the customer</h1>
       ${error ? html`<${Problem} error=${error} /><div class="row"><button class="primary" onClick=${start}>Try again</button></div>`
         : html`<p class="faint" role="status">Opening a call …</p>`}</main>`;
   }
@@ -50,7 +51,7 @@ function Play({ call, onAgain }) {
   const [state, setState] = useState({ status: 'connecting' });
   const [text, setText] = useState('');
   const [live, setLive] = useState(null);
-  const player = useMemo(() => startPlaying(call, setState), [call]);
+  const player = useMemo(() => startPlaying(call, session.value.name, setState), [call]);
   const input = useRef(null);
   useEffect(() => {
     input.current?.focus();
@@ -82,7 +83,7 @@ function Play({ call, onAgain }) {
   const isOver = state.status === 'ended' || live?.call.value.closed;
   const onUse = useMemo(() => (used) => player.say('agent', used), [player]);
   const knowledge = live?.call.value.opened?.knowledge ?? [];
-  return html`<main class="try">
+  return html`<main id="main" tabindex="-1" class="try">
     <section class="customer-side" aria-label="You are the customer">
       <header><h1>You are the customer</h1>
         <p class="faint">${knowledge.length > 0 ? `You are calling ${named(knowledge)}. ` : ''}Type; the assistant listens as you do. <kbd>Enter</kbd> says it.</p></header>
