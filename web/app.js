@@ -7,7 +7,7 @@ import { html } from './html.js';
 import { get, remove } from './api.js';
 import { applyTheme, nextTheme, theme } from './theme.js';
 import { go, path, startRouter } from './router.js';
-import { homeOf, pagesOf, session } from './session.js';
+import { PAGES, homeOf, pagesOf, session } from './session.js';
 import { Board } from './pages/board.js';
 import { Call } from './pages/call.js';
 import { Failure } from './parts/failure.js';
@@ -36,7 +36,7 @@ function App() {
     const found = path.value.match(pattern);
     if (found) return html`<${Bar} /><${Guarded} key=${path.value} page=${Page} argument=${found[1] && decodeURIComponent(found[1])} />`;
   }
-  return html`<${Bar} /><main class="page"><${Failure} title="There is no such page"
+  return html`<${Bar} /><main id="main" tabindex="-1" class="page"><${Failure} title="There is no such page"
     message=${`Nothing is served at ${path.value}.`}><a class="button" href=${homeOf(session.value)}>Go to your start page</a><//></main>`;
 }
 
@@ -47,11 +47,15 @@ function Guarded({ page: Page, argument }) {
   const isCall = Page === Call;
   const isHome = Page === Home;
   useEffect(() => {
+    const entry = PAGES.find((other) => other.path === path.value);
+    document.title = `${isCall ? 'Call' : entry?.title ?? 'Page'} · ChatDLM`;
+  }, []);
+  useEffect(() => {
     if (isHome && who.role !== 'agent') go(homeOf(who), { replace: true });
   }, [isHome, who.role]);
   if (isHome && who.role !== 'agent') return null;
   if (!known && !isCall) {
-    return html`<main class="page"><${Failure} title="This page is not for your role"
+    return html`<main id="main" tabindex="-1" class="page"><${Failure} title="This page is not for your role"
       message=${`You are signed in as ${who.name} (${who.role}).`}>
       <a class="button" href=${homeOf(who)}>Go to your start page</a><//></main>`;
   }
@@ -66,6 +70,7 @@ function Bar() {
     go('/', { replace: true });
   };
   return html`<header class="bar">
+    <a class="skip" href="#main">Skip to the content</a>
     <a class="brand" href=${homeOf(who)}><${Mark} />ChatDLM</a>
     <nav aria-label="Pages">
       ${pagesOf(who).map((page) => html`<a href=${page.path} key=${page.path}

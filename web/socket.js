@@ -81,8 +81,9 @@ export function watch({ path, onMessage, onLink }) {
  * draws no frames: a timer takes over there.
  * @template T
  * @param {(batch: T[]) => void} apply
+ * @param {number} [leastMs] collects at least this long
  */
-export function perFrame(apply) {
+export function perFrame(apply, leastMs = 0) {
   /** @type {T[]} */
   let waiting = [];
   let isScheduled = false;
@@ -96,7 +97,7 @@ export function perFrame(apply) {
     waiting.push(item);
     if (isScheduled) return;
     isScheduled = true;
-    if (document.hidden) setTimeout(flush, 100);
+    if (document.hidden || leastMs > 0) setTimeout(flush, Math.max(leastMs, 100));
     else requestAnimationFrame(flush);
   };
 }

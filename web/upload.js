@@ -37,9 +37,7 @@ export function follow(path, onState, onLost) {
     onState(state);
     if (isOver(state)) source.close();
   };
-  source.onmessage = take;
   source.addEventListener('progress', take);
-  source.addEventListener('done', take);
   source.onerror = () => {
     if (source.readyState === EventSource.CLOSED) onLost('The progress of this import can no longer be followed. Reload to see how it ended.');
   };
@@ -47,4 +45,4 @@ export function follow(path, onState, onLost) {
 }
 
 /** Returns whether nothing more will happen. @param {{state: string}} state */
-export const isOver = (state) => ['done', 'active', 'failed', 'indexed'].includes(state.state);
+export const isOver = (state) => state.state === 'active' || state.state === 'failed';

@@ -39,8 +39,15 @@ const RECORDINGS: [(&str, &[u8]); 4] = [
 
 /// One of the calls that are live at any time: its agent, and how much of the first one is over
 /// when the demo starts. Alice has most: hers is the page that visitors open.
-const LANES: [(&str, f64); 7] =
-    [("alice", 0.35), ("alice", 0.55), ("ben", 0.3), ("alice", 0.0), ("cleo", 0.6), ("alice", 0.15), ("ben", 0.0)];
+const LANES: [(&str, f64); 7] = [
+    ("alice", 0.35),
+    ("alice", 0.55),
+    ("ben", 0.3),
+    ("alice", 0.0),
+    ("cleo", 0.6),
+    ("alice", 0.15),
+    ("ben", 0.0),
+];
 
 /// How soon after the start a customer finishes speaking on the first lane, and how much later on
 /// each next one: all pages are alive within five seconds, and drafts do not come all at once.
@@ -56,8 +63,10 @@ const RESUME_S: u64 = 15;
 
 /// Serves on 127.0.0.1:8080 with seed knowledge, users and recorded calls replayed live.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The recordings are text; the times of their words are derived from it: about 160 words a \
-minute, by syllables, with breaths and pauses.")]
+#[command(
+    after_help = "The recordings are text; the times of their words are derived from it: about 160 words a \
+minute, by syllables, with breaths and pauses."
+)]
 pub struct Args {
     /// Port on 127.0.0.1; 0 takes a free one.
     #[arg(long, default_value_t = 8080)]
@@ -89,7 +98,7 @@ async fn demo(args: Args) -> anyhow::Result<()> {
     let starting = App::start(config, &args.data_dir).await;
     let app = starting.with_context(|| format!("port {} may be taken, try --port", args.port))?;
     let access = app.store().open_demo(TENANT).await?;
-    app.library().seed(TENANT).await.context("cannot load the seed knowledge")?;
+    app.library.seed(TENANT).await.context("cannot load the seed knowledge")?;
 
     let origin = format!("http://{}", app.address);
     println!("{}", welcome(&origin, &access, scripts.len()));
@@ -105,7 +114,7 @@ async fn demo(args: Args) -> anyhow::Result<()> {
     }
     serve::until_asked_to_stop().await?;
     lanes.abort_all();
-    serve::stop(app).await
+    app.stop().await
 }
 
 /// What all lanes share.

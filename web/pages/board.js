@@ -15,8 +15,11 @@ import { go } from '../router.js';
 import { loadTitles, named } from '../bases.js';
 import { now } from '../clock.js';
 import { perFrame, watch } from '../socket.js';
+import { useReadiness } from '../parts/readiness.js';
 
 const POLL_MS = 3000;
+// Hundreds of calls speak at once, and nobody reads faster than this.
+const DRAW_EVERY_MS = 250;
 const FRESH_ALERT_MS = 120_000;
 
 /** Starts watching the board. */
@@ -28,14 +31,16 @@ function watchBoard() {
   const take = perFrame((messages) => {
     for (const message of messages) {
       if (message.type === 'snapshot') dispatch({ do: 'list', calls: message.calls, isAll: true });
-      else dispatch({ do: 'receive', envelope: message });
+      else dispatch({ do: 'receive', envelope: message.envelope, lagMs: message.lagMs });
     }
-  });
-  const socket = watch({ path: () => '/v1/events', onMessage: take, onLink: (value) => { link.value = value; } });
+  }, DRAW_EVERY_MS);
+  const onMessage = (message) => take(message.type === 'snapshot' ? message
+    : { envelope: message, lagMs: Date.now() - new Date(message.at).getTime() });
+  const socket = watch({ path: () => '/v1/events', onMessage, onLink: (value) => { link.value = value; } });
   // The stream leaves out segments: the last sentences come with the list.
   const poll = async () => {
     try {
-      dispatch({ do: 'list', calls: listOf(await get('/v1/calls?state=open'), 'calls'), isAll: false });
+      dispatch({ do: 'list', calls: listOf(await get('/v1/calls?state=open&limit=500'), 'calls'), isAll: false });
       error.value = null;
     } catch (failure) {
       error.value = failure;
@@ -63,7 +68,7 @@ export function Board() {
   const all = state.order.map((id) => state.calls[id]).filter(Boolean);
   const calls = all.filter((call) => matches(call, filter));
   const View = view === 'table' ? CallTable : Tiles;
-  return html`<main class="board">
+  return html`<main id="main" tabindex="-1" class="board">
     <${Strip} state=${state} all=${all} link=${live.link.value} />
     <div class="board-tools">
       <input type="search" value=${filter} onInput=${(event) => setFilter(event.target.value)} placeholder="Filter: agent, customer, base, words, emotion" aria-label="Filter the calls" />
@@ -95,12 +100,14 @@ function Strip({ state, all, link }) {
   const flagged = all.filter((call) => call.flag !== null).length;
   const alerts = all.reduce((sum, call) => sum + freshAlerts(call).length, 0);
   const lag = lagP95(state.lags);
+  const ready = useReadiness();
   return html`<section class="strip" aria-label="All calls now">
     <${Figure} value=${all.length} words=${all.length === 1 ? 'open call' : 'open calls'} />
     <${Figure} value=${upset} words="frustrated or angry" tone=${upset > 0 ? 'warn' : ''} />
     <${Figure} value=${flagged} words="flagged by agents" tone=${flagged > 0 ? 'warn' : ''} />
     <${Figure} value=${alerts} words="alerts in two minutes" tone=${alerts > 0 ? 'bad' : ''} />
     <${Figure} value=${lag === null ? '–' : `${Math.round(lag)} ms`} words="lag, 95th percentile" />
+    ${ready && html`<p class=${`figure ${ready.isWell ? '' : 'tone-warn'}`}><strong>${ready.isWell ? 'ready' : 'degraded'}</strong><span>${ready.isWell ? 'database, index, model' : ready.word}</span></p>`}
     <p class="strip-link" role="status">${link.status === 'live' ? html`<span class="link-state live">● live</span>`
       : link.status === 'lost' ? html`<span class="link-state lost">○ lost, coming back <span class="number">${Math.round((now.value - link.since) / 1000)} s</span></span>`
         : html`<span class="link-state faint">○ connecting</span>`}</p>

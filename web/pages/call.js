@@ -42,11 +42,11 @@ export function Call({ argument }) {
 
   if (error) {
     const title = error.status === 404 ? 'There is no such call' : error.status === 403 ? 'This call is not yours to see' : 'The call cannot be shown';
-    return html`<main class="page"><${Failure} title=${title} message=${error.message} id=${error.id}>
+    return html`<main id="main" tabindex="-1" class="page"><${Failure} title=${title} message=${error.message} id=${error.id}>
       <a class="button" href=${homeOf(session.value)}>Go to your start page</a><//></main>`;
   }
-  if (!live) return html`<main class="page wait" role="status">Opening the call …</main>`;
-  return html`<main class="call-page">
+  if (!live) return html`<main id="main" tabindex="-1" class="page wait" role="status">Opening the call …</main>`;
+  return html`<main id="main" tabindex="-1" class="call-page">
     ${isAgent && calls?.length > 1 && html`<nav class="other-calls" aria-label="Your open calls">
       ${calls.map((call) => html`<a key=${call.call} href=${`/calls/${encodeURIComponent(call.call)}`}
         aria-current=${call.call === argument ? 'page' : undefined}>${call.customer ?? call.call}<span class="faint"> ${named(call.knowledge ?? [])}</span></a>`)}

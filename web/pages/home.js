@@ -1,4 +1,5 @@
-// `/` for agents: their open calls. The newest opens by itself, and so does the next new one.
+// `/` for agents: their open calls. After sign-in the newest opens by itself, and so does a call
+// that is the only one; whoever comes back to a list of several wants to choose.
 
 import { useEffect } from 'preact/hooks';
 
@@ -12,7 +13,7 @@ import { now } from '../clock.js';
 import { session } from '../session.js';
 import { useOpenCalls } from '../parts/open_calls.js';
 
-// The newest call that was opened by itself: going back to the list shows the list.
+// The call that was opened by itself last: going back to the list shows the list.
 let opened = '';
 
 export function Home() {
@@ -20,12 +21,13 @@ export function Home() {
   const newest = calls?.[0];
   useEffect(() => { loadTitles(); }, []);
   useEffect(() => {
-    if (!newest || newest.call === opened) return;
+    const isChoice = opened !== '' && calls?.length > 1;
+    if (!newest || newest.call === opened || isChoice) return;
     opened = newest.call;
     go(`/calls/${encodeURIComponent(newest.call)}`);
   }, [newest?.call]);
 
-  return html`<main class="page narrow">
+  return html`<main id="main" tabindex="-1" class="page narrow">
     <h1>My calls</h1>
     <${Problem} error=${error} />
     ${calls === null && !error && html`<p class="faint" role="status">Looking for your calls …</p>`}

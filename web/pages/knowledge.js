@@ -48,7 +48,7 @@ export function Knowledge() {
     sessionStorage.setItem('base', id);
     setChosen(id);
   };
-  return html`<main class="knowledge">
+  return html`<main id="main" tabindex="-1" class="knowledge">
     <nav class="bases" aria-label="Knowledge bases">
       <header class="caption-row"><h2 class="caption">Bases</h2><button class="quiet small" onClick=${() => setAdding(true)}>+ new base</button></header>
       <${Problem} error=${bases.error} />
@@ -163,7 +163,7 @@ function Articles({ base, round, onChanged }) {
     if (cursor) asked.set('cursor', cursor);
     try {
       const answer = await get(`${v1('knowledge', base.id, 'articles')}?${asked}`);
-      setPages({ rows: [...before, ...listOf(answer, 'articles')], cursor: answer.next_cursor ?? answer.cursor ?? null });
+      setPages({ rows: [...before, ...listOf(answer, 'articles')], cursor: answer.next_cursor });
       setError(null);
     } catch (failure) {
       setError(failure);
@@ -179,7 +179,8 @@ function Articles({ base, round, onChanged }) {
     <${Problem} error=${error} />
     ${!error && pages.rows.length === 0 && html`<p class="faint pad">${query ? `No article matches “${query}”.` : 'This base is empty. Import files, or write the first article.'}</p>`}
     <ul class="article-list">${pages.rows.map((article) => html`<li key=${article.id}><button class="article-row" onClick=${() => setOpen(article.id)}>
-      <span>${article.title}</span><span class="faint">${[article.category, article.updated && String(article.updated).slice(0, 10)].filter(Boolean).join(' · ')}</span></button></li>`)}</ul>
+      <span>${article.title}<span class="faint article-facts">${[article.category, article.updated].filter(Boolean).join(' · ')}</span></span>
+      <span class="faint">${usage(article)}</span></button></li>`)}</ul>
     ${pages.cursor && html`<div class="row"><button onClick=${() => load(pages.cursor, pages.rows)}>More</button></div>`}
     ${open !== null && html`<${ArticleDialog} base=${base.id} id=${open} onClose=${() => setOpen(null)} onChanged=${() => { setOpen(null); onChanged(); }} />`}
   </section>`;
@@ -202,21 +203,19 @@ function Versions({ base, round, onChanged }) {
     setBusy(null);
   };
   const rows = [...(value ?? [])].sort((a, b) => b.version - a.version);
-  const active = rows.find((row) => row.active)?.version ?? base.version;
   return html`<section class="panel-box"><h2 class="caption">Versions</h2>
     <${Problem} error=${error ?? failure} />
-    <ol class="version-list">${rows.map((row) => html`<li key=${row.version} class=${row.version === active ? 'active' : ''}>
-      <div><strong class="number">v${row.version}</strong>${row.version === active && html` <span class="badge tone-good">✓ agents get this</span>`}
-        <p class="faint">${[moment(row.created_at), row.articles !== undefined && plural(row.articles, 'article'), changes(row)].filter(Boolean).join(' · ')}</p></div>
-      ${row.version !== active && html`<button class="small" disabled=${busy !== null} onClick=${() => activate(row.version)}>${row.version < active ? 'Roll back to it' : 'Publish'}</button>`}
+    <ol class="version-list">${rows.map((row) => html`<li key=${row.version} class=${row.state === 'active' ? 'active' : ''}>
+      <div><strong class="number">v${row.version}</strong>${row.state === 'active' && html` <span class="badge tone-good">✓ agents get this</span>`}
+        <p class="faint">${[moment(row.created_at), plural(row.articles, 'article'), row.reason].filter(Boolean).join(' · ')}</p></div>
+      ${row.state === 'retired' && html`<button class="small" disabled=${busy !== null} onClick=${() => activate(row.version)}>${row.version < base.version ? 'Roll back to it' : 'Publish'}</button>`}
     </li>`)}</ol>
     ${value?.length === 0 && html`<p class="faint pad">The first import becomes version 1.</p>`}
   </section>`;
 }
 
-/** Returns what changed against the version before, in words. @param {any} row */
-function changes(row) {
-  const parts = [[row.added, 'new'], [row.changed, 'changed'], [row.removed, 'removed']].filter(([count]) => count > 0)
-    .map(([count, word]) => `${count} ${word}`);
-  return parts.join(', ') || row.reason || row.origin || '';
+/** Returns what agents made of an article's cards, in words. @param {any} article */
+function usage({ pushed, useful, wrong }) {
+  if (!pushed) return 'never shown';
+  return [`shown ${pushed}×`, useful > 0 && `useful ${useful}`, wrong > 0 && `wrong ${wrong}`].filter(Boolean).join(' · ');
 }

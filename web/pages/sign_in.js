@@ -24,7 +24,7 @@ export function SignIn() {
       setBusy(false);
     }
   };
-  return html`<main class="sign-in">
+  return html`<main id="main" tabindex="-1" class="sign-in">
     <form onSubmit=${enter}>
       <h1 class="brand"><${Mark} />ChatDLM</h1>
       <p class="faint">Listens to a call, finds what answers it, drafts what to say.</p>

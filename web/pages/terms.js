@@ -47,7 +47,7 @@ export function Terms() {
       setState('');
     }
   };
-  return html`<main class="page">
+  return html`<main id="main" tabindex="-1" class="page">
     <header class="page-head"><div><h1>Sensitive terms</h1>
       <p class="faint">What every call is watched for. Card numbers, e-mail addresses and the like are always removed; these lists are yours.</p></div>
       ${lists && html`<button onClick=${() => setLists([keyed(BLANK), ...lists])}>+ new list</button>`}</header>

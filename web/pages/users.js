@@ -17,7 +17,7 @@ const ROLES = {
 const KEY_ROLES = { ingest: 'ingest: opens and feeds calls', ...ROLES };
 
 export function Users() {
-  return html`<main class="page"><${People} /><${Keys} /></main>`;
+  return html`<main id="main" tabindex="-1" class="page"><${People} /><${Keys} /></main>`;
 }
 
 /** Loads a list and keeps it; `attempt` runs a change, shows its failure, and loads anew. */

@@ -43,6 +43,8 @@ export function CallPanel({ live, isReadOnly, next = null, onNext = () => {}, on
     return () => clearTimeout(timer);
   }, [panel.notice]);
 
+  useEffect(() => { document.title = `${call.opened?.customer ?? 'Call'} · ChatDLM`; }, [call.opened]);
+
   const onCopyFound = async (card) => {
     const isCopied = await copy(card.passage);
     hands.search(false);
@@ -113,7 +115,7 @@ function Ended({ call, panel, next, onNext }) {
   const wrong = Object.values(panel.wrong).filter(Boolean).length;
   const facts = [
     call.summary?.disposition && words(call.summary.disposition),
-    `${used} of ${plural(finished, 'draft')} used`,
+    finished > 0 && `${used} of ${plural(finished, 'draft')} used`,
     `${plural(call.cards.length, 'card')} shown${copied ? `, ${copied} copied` : ''}${wrong ? `, ${wrong} wrong` : ''}`,
     call.closed.reason !== 'hangup' && words(call.closed.reason),
   ].filter(Boolean);

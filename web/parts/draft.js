@@ -175,7 +175,7 @@ function Foot({ call, draft, isReadOnly, hands }) {
       ${titles.length === 0 && draft.state === 'done' && 'rests on the conversation only'}
       ${draft.error && draft.text && html`<span class="tone-warn"> ${draft.error}</span>`}
     </p>
-    <p class="faint number effort">${plural(draft.steps, 'step')} · ${plural(draft.tokens, 'token')}${seconds > 0 ? ` · ${seconds.toFixed(1)} s` : ''}</p>
+    ${draft.steps > 0 && html`<p class="faint number effort">${plural(draft.steps, 'step')} · ${plural(draft.tokens, 'token')}${seconds > 0 ? ` · ${seconds.toFixed(1)} s` : ''}</p>`}
     ${isOpen && html`<div class="row actions">
       <button class="primary" onClick=${hands.use}>Use <kbd>Ctrl Enter</kbd></button>
       <button onClick=${hands.startEditing}>Edit</button>

@@ -29,23 +29,21 @@ function title(item) {
   return version ? `✓ version ${version} is live` : '✓ done';
 }
 
-/** The server's view of each file, or the plain list while it is on its way. */
+/** What the server has read of the files, then those that it has yet to read. */
 function rows(item) {
-  const told = item.state?.files;
-  if (!Array.isArray(told) || told.length === 0) {
-    return item.files.map((file) => ({ name: file.name, size: file.size, step: item.phase === 'sending' ? '' : 'reading' }));
-  }
-  return told.map((file) => ({
-    name: file.file ?? file.name,
-    size: item.files.find((sent) => sent.name === (file.file ?? file.name))?.size,
-    step: file.error ? 'error' : (file.state ?? (item.phase === 'done' ? 'indexed' : 'reading')),
-    articles: count(file.articles),
-    passages: count(file.passages),
-    error: file.error,
+  const told = item.state?.files ?? [];
+  const read = told.map(({ file, articles, passages, error }) => ({
+    name: file,
+    size: item.files.find((sent) => sent.name === file)?.size,
+    step: item.phase === 'done' ? 'indexed' : 'passages',
+    articles,
+    passages,
+    error,
   }));
+  const isTold = (name) => told.some(({ file }) => file === name || file.startsWith(`${name}/`));
+  const step = item.phase === 'reading' ? 'reading' : '';
+  return [...read, ...item.files.filter(({ name }) => !isTold(name)).map(({ name, size: bytes }) => ({ name, size: bytes, step }))];
 }
-
-const count = (value) => (Array.isArray(value) ? value.length : value);
 
 function FileRow({ file }) {
   const at = STEPS.indexOf(file.step);
@@ -53,7 +51,7 @@ function FileRow({ file }) {
   return html`<li class=${file.error ? 'bad' : ''}>
     <span class="file-name">${file.name}</span>
     <span class="faint number">${file.size !== undefined ? size(file.size) : ''}</span>
-    ${file.error ? html`<span class="tone-bad">✕ ${typeof file.error === 'string' ? file.error : file.error.message}</span>`
+    ${file.error ? html`<span class="tone-bad">✕ ${file.error}</span>`
       : html`<span class="steps" aria-label=${words(file.step)}>${STEPS.map((step, index) => html`<span key=${step}
           class=${index < at || file.step === 'indexed' ? 'past' : index === at ? 'now' : ''}>${index < at || file.step === 'indexed' ? '✓ ' : ''}${step}</span>`)}
         ${found && html`<span class="faint">${found}</span>`}</span>`}

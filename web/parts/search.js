@@ -28,12 +28,8 @@ export function usePassages(query, bases, limit, round = 0) {
     const timer = setTimeout(async () => {
       setAnswer((before) => ({ ...before, isBusy: true }));
       try {
-        const found = await Promise.all((bases.length > 0 ? bases : ['']).map(async (base) => {
-          const asked = new URLSearchParams({ q: text, limit: String(limit) });
-          if (base) asked.set('base', base);
-          return listOf(await get(`/v1/knowledge/search?${asked}`, control.signal), 'passages', 'cards', 'results');
-        }));
-        const cards = found.flat().sort((a, b) => b.score - a.score).slice(0, limit);
+        const asked = new URLSearchParams({ q: text, limit: String(limit), base: bases.join(',') });
+        const cards = listOf(await get(`/v1/knowledge/search?${asked}`, control.signal), 'passages');
         setAnswer({ cards, error: null, query: text, isBusy: false });
       } catch (error) {
         if (error.name !== 'AbortError') setAnswer({ cards: [], error, query: text, isBusy: false });

@@ -33,6 +33,7 @@ export function Vitals({ live, isReadOnly, hands }) {
     ${opened?.channel !== 'chat' && html`<div class="vital rates">
       <${Rate} who=${isReadOnly ? 'agent' : 'you'} rate=${call.rates.agent} />
       <${Rate} who="customer" rate=${call.rates.customer} />
+      <span class="faint" title="words per minute of speaking time">wpm</span>
     </div>`}
     ${opened?.channel !== 'chat' && html`<${Share} share=${talkShare(call)} isReadOnly=${isReadOnly} />`}
     <div class="vital tools">
@@ -57,10 +58,10 @@ function LinkState({ live }) {
 }
 
 function Rate({ who, rate }) {
-  if (!rate) return html`<span class="rate faint">${who} – wpm</span>`;
+  if (!rate) return html`<span class="rate faint">${who} –</span>`;
   const [arrow, word] = LEVELS[rate.level] ?? LEVELS.normal;
   const detail = `${rate.articulation_rate?.toFixed(1)} syllables/s; whole call ${Math.round(rate.call_words_per_minute ?? rate.words_per_minute)} wpm`;
-  return html`<span class="rate" title=${detail}>${who} <span class="number">${Math.round(rate.words_per_minute)}</span> wpm${arrow && html`
+  return html`<span class="rate" title=${detail}>${who} <span class="number">${Math.round(rate.words_per_minute)}</span>${arrow && html`
     <span class=${`level ${rate.level}`}>${arrow} ${word}</span>`}</span>`;
 }
 

@@ -44,7 +44,7 @@ export function act(state, action) {
     case 'list':
       return ranked(list(state, action.calls, action.isAll, action.now), action.now);
     case 'receive':
-      return ranked(receive(state, action.envelope, action.now), action.now);
+      return ranked(receive(state, action.envelope, action.lagMs), action.now);
     case 'tick':
       return sampled(ranked(state, action.now), action.now);
     default:
@@ -90,9 +90,9 @@ function merged(call, row, now) {
   };
 }
 
-function receive(state, envelope, now) {
+function receive(state, envelope, lagMs) {
   const at = new Date(envelope.at).getTime();
-  const lags = [...state.lags, Math.max(0, now - at)].slice(-LAGS_KEPT);
+  const lags = [...state.lags, Math.max(0, lagMs)].slice(-LAGS_KEPT);
   const id = envelope.call;
   if (envelope.type === 'call_closed') {
     const { [id]: _closed, ...calls } = state.calls;

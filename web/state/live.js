@@ -63,7 +63,7 @@ function announce(envelope) {
     case 'note':
       return interrupt(`${envelope.from} whispers: ${envelope.text}`);
     case 'alert':
-      return envelope.severity === 'info' ? say(envelope.message) : interrupt(envelope.message);
+      return envelope.severity === 'info' || envelope.kind === 'flag' ? say(envelope.message) : interrupt(envelope.message);
     case 'cards':
       return say(`${plural(envelope.cards.length, 'card')}: ${envelope.cards.map((card) => card.title).join(', ')}`);
     case 'draft':
