@@ -7,7 +7,6 @@
 //! transcript   <|customer|> text <|agent|> text … <|end|>
 //! emotion      recent turns <|emotion|> <|worried|> <|end|>
 //! reply        <|card|> title: text <|card|> … recent turns <|reply|> answer <|end|>
-//! relevance    <|card|> title: text, recent turns <|relevant|> <|yes|> or <|no|> <|end|>
 //! summary      turns <|summary|> text <|disposition|> text <|end|>
 //! ```
 
@@ -55,19 +54,13 @@ pub enum Control {
     Summary,
     /// How the call ended follows.
     Disposition,
-    /// The next token says whether the card answers the turn.
-    Relevant,
-    /// It does.
-    Yes,
-    /// It does not.
-    No,
     /// A label of the emotion slot.
     Label(Emotion),
 }
 
 impl Control {
     /// All control tokens in the order of their ids, from 0.
-    pub const ALL: [Control; 20] = [
+    pub const ALL: [Control; 17] = [
         Control::Mask,
         Control::End,
         Control::Pad,
@@ -78,9 +71,6 @@ impl Control {
         Control::Reply,
         Control::Summary,
         Control::Disposition,
-        Control::Relevant,
-        Control::Yes,
-        Control::No,
         Control::Label(Emotion::Neutral),
         Control::Label(Emotion::Satisfied),
         Control::Label(Emotion::Confused),
@@ -103,9 +93,6 @@ impl Control {
             Control::Reply => "<|reply|>",
             Control::Summary => "<|summary|>",
             Control::Disposition => "<|disposition|>",
-            Control::Relevant => "<|relevant|>",
-            Control::Yes => "<|yes|>",
-            Control::No => "<|no|>",
             Control::Label(Emotion::Neutral) => "<|neutral|>",
             Control::Label(Emotion::Satisfied) => "<|satisfied|>",
             Control::Label(Emotion::Confused) => "<|confused|>",
@@ -160,15 +147,6 @@ pub fn reply(cards: &[(&str, &str)], recent: &[Turn]) -> Vec<Piece> {
     }
     turns(&mut pieces, recent, REPLY_TURNS);
     pieces.push(Piece::Control(Control::Reply));
-    pieces
-}
-
-/// Returns the prompt whose next token says whether the card answers the last turn.
-pub fn relevance(title: &str, passage: &str, recent: &[Turn]) -> Vec<Piece> {
-    let mut pieces = Vec::new();
-    card(&mut pieces, title, passage);
-    turns(&mut pieces, recent, 2);
-    pieces.push(Piece::Control(Control::Relevant));
     pieces
 }
 

@@ -1,13 +1,265 @@
-//! `chatdlm train`.
+//! `chatdlm train`: documents to tokens, then the engine's trainer with a progress bar.
 
-/// Trains a model from scratch or goes on from a checkpoint.
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+use indicatif::ProgressBar;
+use indicatif::ProgressStyle;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rayon::prelude::*;
+
+use crate::corpus::service::Split;
+use crate::corpus::tasks;
+use crate::corpus::tasks::Document;
+use crate::engine::config::Drafting;
+use crate::engine::config::ModelConfig;
+use crate::engine::tokenizer::Tokenizer;
+use crate::engine::train::objective::Example;
+use crate::engine::train::optimizer::AdamWConfig;
+use crate::engine::train::optimizer::Schedule;
+use crate::engine::train::trainer;
+use crate::engine::train::trainer::TrainOptions;
+use crate::prompt::Control;
+use crate::prompt::Piece;
+
+/// How many documents the tokenizer is trained on.
+const TOKENIZER_DOCUMENTS: usize = 60_000;
+
+/// Trains a block-diffusion mixture of experts; goes on where `--out` left off.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Folder of the openly licensed sets (JSON lines, zst) with emotion_labels.json.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Folder of company folders: articles, labelled calls and queries.
+    #[arg(long)]
+    service: Option<PathBuf>,
+    /// Folder of the checkpoint, its log and what resuming needs.
+    #[arg(long)]
+    out: PathBuf,
+    /// How often the service documents are repeated in a pass over the data.
+    #[arg(long, default_value_t = 3)]
+    service_repeat: usize,
+    /// Optimizer steps in all; a resumed run may be given another number.
+    #[arg(long, default_value_t = 5000)]
+    steps: u64,
+    /// Steps at the end in which the learning rate decays.
+    #[arg(long, default_value_t = 1500)]
+    decay: u64,
+    /// Steps in which the learning rate warms up.
+    #[arg(long, default_value_t = 100)]
+    warm_up: u64,
+    /// Tokens of one step.
+    #[arg(long, default_value_t = 4096)]
+    batch_tokens: usize,
+    /// The highest learning rate.
+    #[arg(long, default_value_t = 2e-3)]
+    learning_rate: f32,
+    /// Width of the residual stream.
+    #[arg(long, default_value_t = 192)]
+    hidden: usize,
+    /// Number of layers.
+    #[arg(long, default_value_t = 4)]
+    layers: usize,
+    /// Width of a head; hidden must be a multiple.
+    #[arg(long, default_value_t = 64)]
+    head: usize,
+    /// Routed experts, of which two are active.
+    #[arg(long, default_value_t = 32)]
+    experts: usize,
+    /// Width of one expert.
+    #[arg(long, default_value_t = 96)]
+    expert_width: usize,
+    /// Tokens of the vocabulary.
+    #[arg(long, default_value_t = 8192)]
+    vocabulary: usize,
+    /// Block length.
+    #[arg(long, default_value_t = 16)]
+    block: usize,
+    /// The longest document, in tokens; longer ones are cut.
+    #[arg(long, default_value_t = 512)]
+    context: usize,
+    /// Steps between checkpoints.
+    #[arg(long, default_value_t = 250)]
+    checkpoint_every: u64,
+    /// Steps between lines of the log.
+    #[arg(long, default_value_t = 25)]
+    log_every: u64,
+    /// Threads; 0 for one a core.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Seed of weights, order and noise.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
 
 /// Runs the command.
 ///
 /// # Errors
 /// One line that names what is wrong and what to do.
-pub fn run(_args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
+pub fn run(args: Args) -> anyhow::Result<()> {
+    anyhow::ensure!(args.data.is_some() || args.service.is_some(), "give --data, --service or both: there is nothing to train on");
+    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global().context("cannot start the threads")?;
+    let mut rng = StdRng::seed_from_u64(args.seed);
+    let mut documents = match &args.data {
+        Some(folder) => tasks::open_documents(folder, &mut rng)?,
+        None => Vec::new(),
+    };
+    let mut dev = Vec::new();
+    if let Some(folder) = &args.service {
+        let service = tasks::service_documents(folder, Split::Train, &mut rng)?;
+        documents.extend(service.iter().cycle().take(service.len() * args.service_repeat).cloned());
+        dev = tasks::service_documents(folder, Split::Dev, &mut rng)?;
+        dev.truncate(600);
+    }
+    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
+    let tokenizer = tokenizer(&args, &documents)?;
+    let examples = encode(&documents, &tokenizer, args.context)?;
+    let dev = encode(&dev, &tokenizer, args.context)?;
+    describe(&documents, &examples);
+    drop(documents);
+    let config = config(&args, &tokenizer)?;
+    let options = TrainOptions {
+        out: args.out.clone(),
+        batch_tokens: args.batch_tokens,
+        schedule: Schedule { warm_up: args.warm_up, decay: args.decay, steps: args.steps },
+        optimizer: AdamWConfig { learning_rate: args.learning_rate, ..AdamWConfig::default() },
+        checkpoint_every: args.checkpoint_every,
+        log_every: args.log_every,
+        seed: args.seed,
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    stop_on_signal(Arc::clone(&stop))?;
+    let bar = ProgressBar::new(args.steps).with_style(
+        ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}").context("progress bar")?,
+    );
+    trainer::train(config, &examples, &dev, &options, |progress| {
+        bar.set_position(progress.step);
+        bar.set_message(format!("loss {:.3}, {:.0} tokens/s", progress.loss, progress.tokens_per_s));
+        if let Some(dev_loss) = progress.dev_loss {
+            bar.println(format!(
+                "step {}: dev loss {dev_loss:.4}, {} tokens, busiest expert {:.2}, idlest {:.2}",
+                progress.step, progress.tokens, progress.busiest_expert, progress.idlest_expert
+            ));
+        }
+        !stop.load(Ordering::Relaxed)
+    })?;
+    bar.finish();
+    Ok(())
+}
+
+/// Asks the loop to stop at its next line of the log, with a checkpoint, on SIGINT or SIGTERM.
+fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+            match terminate {
+                Ok(mut terminate) => tokio::select! {
+                    _ = tokio::signal::ctrl_c() => {}
+                    _ = terminate.recv() => {}
+                },
+                Err(_) => drop(tokio::signal::ctrl_c().await),
+            }
+        });
+        stop.store(true, Ordering::Relaxed);
+    })?;
+    Ok(())
+}
+
+/// Loads the tokenizer of a begun run, or trains one.
+fn tokenizer(args: &Args, documents: &[Document]) -> anyhow::Result<Tokenizer> {
+    if args.out.join("tokenizer.json").exists() {
+        return Ok(Tokenizer::read(&args.out)?);
+    }
+    let step = (documents.len() / TOKENIZER_DOCUMENTS).max(1);
+    let texts = documents.iter().step_by(step).flat_map(|d| &d.pieces).filter_map(|piece| match piece {
+        Piece::Text(text) => Some(text.as_str()),
+        Piece::Control(_) => None,
+    });
+    let controls: Vec<&str> = Control::ALL.iter().map(|c| c.token()).collect();
+    let tokenizer = Tokenizer::train(texts, args.vocabulary, &controls)?;
+    tokenizer.write(&args.out)?;
+    Ok(tokenizer)
+}
+
+fn encode(documents: &[Document], tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Vec<Example>> {
+    let encoded: Result<Vec<Example>, _> =
+        documents.par_iter().map(|d| example(&d.pieces, tokenizer, context)).collect();
+    Ok(encoded?)
+}
+
+/// Encodes pieces; of a document that is too long the first tokens go, for the end holds what is asked.
+pub fn example(
+    pieces: &[Piece],
+    tokenizer: &Tokenizer,
+    context: usize,
+) -> Result<Example, crate::engine::tokenizer::TokenizerError> {
+    let mut example = Example::default();
+    for piece in pieces {
+        match piece {
+            Piece::Text(text) => tokenizer.encode(text, &mut example.tokens)?,
+            Piece::Control(control) => {
+                if matches!(control, Control::Label(_)) {
+                    example.labels.push(example.tokens.len());
+                }
+                example.tokens.push(tokenizer.control(control.token())?);
+            }
+        }
+    }
+    let over = example.tokens.len().saturating_sub(context);
+    example.tokens.drain(..over);
+    example.labels = example.labels.iter().filter_map(|l| l.checked_sub(over)).collect();
+    Ok(example)
+}
+
+fn describe(documents: &[Document], examples: &[Example]) {
+    let mut counts: BTreeMap<_, (usize, usize)> = BTreeMap::new();
+    for (document, example) in documents.iter().zip(examples) {
+        let count = counts.entry(document.task).or_default();
+        count.0 += 1;
+        count.1 += example.tokens.len();
+    }
+    for (task, (documents, tokens)) in counts {
+        eprintln!("{task:?}: {documents} documents, {tokens} tokens");
+    }
+}
+
+fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<ModelConfig> {
+    anyhow::ensure!(args.hidden % args.head == 0, "--hidden {} must be a multiple of --head {}", args.hidden, args.head);
+    let heads = args.hidden / args.head;
+    Ok(ModelConfig {
+        architectures: vec!["LLaDA2MoeModelLM".to_owned()],
+        model_type: "llada2_moe".to_owned(),
+        vocab_size: tokenizer.size(),
+        hidden_size: args.hidden,
+        intermediate_size: args.hidden * 4,
+        num_hidden_layers: args.layers,
+        num_attention_heads: heads,
+        num_key_value_heads: if heads % 2 == 0 { heads / 2 } else { 1 },
+        head_dim: args.head,
+        rms_norm_eps: 1e-6,
+        rope_theta: 100_000.0,
+        partial_rotary_factor: 0.5,
+        max_position_embeddings: 131_072,
+        num_experts: args.experts,
+        num_experts_per_tok: 2,
+        num_shared_experts: 2,
+        n_group: 1,
+        topk_group: 1,
+        routed_scaling_factor: 1.0,
+        moe_intermediate_size: args.expert_width,
+        first_k_dense_replace: 0,
+        tie_word_embeddings: true,
+        block_size: Some(args.block),
+        mask_token_id: tokenizer.control(Control::Mask.token())?,
+        eos_token_id: tokenizer.control(Control::End.token())?,
+        pad_token_id: tokenizer.control(Control::Pad.token())?,
+        drafting: Some(Drafting::Quote),
+    })
 }

@@ -7,4 +7,5 @@
 pub mod dialogue;
 pub mod rows;
 pub mod service;
+pub mod tasks;
 pub mod timing;

@@ -1,0 +1,10 @@
+//! The arithmetic, one file for each operation: plain slices in, plain slices out.
+
+pub mod matmul;
+pub mod norm;
+pub mod quantized;
+pub mod rope;
+pub mod route;
+pub mod simd;
+pub mod softmax;
+pub mod swiglu;

@@ -1,0 +1,163 @@
+//! The block-diffusion objective: which tokens of a batch are masked and what they weigh.
+//!
+//! Each block gets a noise level t, stratified over the batch so that levels are spread evenly, and
+//! each of its tokens is masked with probability t (MDLM, arXiv 2406.07524; BD3-LM, arXiv
+//! 2503.09573). Label positions are masked almost always; half of the labelled examples have no
+//! other noise, which is how labels are asked for at run time.
+
+use std::ops::Range;
+
+use rand::Rng;
+use rand::RngExt;
+use rand::seq::SliceRandom;
+
+use crate::engine::train::loss::Target;
+use crate::engine::train::network::Batch;
+
+/// The smallest noise level of a block.
+pub const LEAST_NOISE: f32 = 0.05;
+/// How often a label position is masked.
+const LABEL_NOISE: f32 = 0.9;
+/// What a label position weighs against a token of text.
+const LABEL_WEIGHT: f32 = 3.0;
+/// What a padding token weighs: it says that a block ends early, and is easy.
+const PAD_WEIGHT: f32 = 0.1;
+
+/// One training document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Example {
+    /// Its tokens, from position 0.
+    pub tokens: Vec<u32>,
+    /// The positions of labels.
+    pub labels: Vec<usize>,
+}
+
+/// The token ids and sizes that noising needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Noising {
+    /// Stands for "not denoised yet".
+    pub mask: u32,
+    /// Fills the last block.
+    pub pad: u32,
+    /// Block length.
+    pub block: usize,
+}
+
+/// Lays examples one behind the other in whole blocks, masks them and lists what must be predicted.
+pub fn noise(examples: &[&Example], noising: Noising, rng: &mut impl Rng) -> Batch {
+    let mut batch = Batch::default();
+    let mut levels = levels(examples, noising.block, rng);
+    for example in examples {
+        let start = batch.clean.len();
+        batch.clean.extend_from_slice(&example.tokens);
+        while batch.clean.len() % noising.block != 0 {
+            batch.clean.push(noising.pad);
+        }
+        batch.documents.push(start..batch.clean.len());
+        let only_labels = !example.labels.is_empty() && rng.random::<f32>() < 0.5;
+        for block in (start..batch.clean.len()).step_by(noising.block) {
+            let drawn = levels.pop().expect("one noise level for each block");
+            let level = if only_labels { 0.0 } else { drawn };
+            for row in block..block + noising.block {
+                let token = batch.clean[row];
+                let is_label = example.labels.contains(&(row - start));
+                let chance = if is_label { LABEL_NOISE.max(level) } else { level };
+                if rng.random::<f32>() >= chance {
+                    batch.noised.push(token);
+                    continue;
+                }
+                batch.noised.push(noising.mask);
+                let weight = match (is_label, token == noising.pad) {
+                    (true, _) => LABEL_WEIGHT,
+                    (_, true) => PAD_WEIGHT,
+                    _ => 1.0,
+                };
+                batch.targets.push(Target { row, token, weight });
+            }
+        }
+    }
+    batch
+}
+
+/// Masks documents at one noise level for each block and returns it beside the batch, for likelihood bounds.
+pub fn noise_evenly(examples: &[&Example], noising: Noising, rng: &mut impl Rng) -> (Batch, Vec<f32>) {
+    let mut batch = Batch::default();
+    let mut of_targets = Vec::new();
+    let mut levels = levels(examples, noising.block, rng);
+    for example in examples {
+        let start = batch.clean.len();
+        batch.clean.extend_from_slice(&example.tokens);
+        while batch.clean.len() % noising.block != 0 {
+            batch.clean.push(noising.pad);
+        }
+        batch.documents.push(start..batch.clean.len());
+        for block in (start..batch.clean.len()).step_by(noising.block) {
+            let level = levels.pop().expect("one noise level for each block");
+            for row in block..block + noising.block {
+                let token = batch.clean[row];
+                let is_text = row - start < example.tokens.len();
+                if is_text && rng.random::<f32>() < level {
+                    batch.noised.push(noising.mask);
+                    batch.targets.push(Target { row, token, weight: 1.0 / level });
+                    of_targets.push(level);
+                } else {
+                    batch.noised.push(token);
+                }
+            }
+        }
+    }
+    (batch, of_targets)
+}
+
+/// Returns one noise level for each block of the examples, evenly spread over (0, 1] and shuffled.
+fn levels(examples: &[&Example], block: usize, rng: &mut impl Rng) -> Vec<f32> {
+    let blocks: usize = examples.iter().map(|e| e.tokens.len().div_ceil(block)).sum();
+    let offset: f32 = rng.random();
+    let mut levels: Vec<f32> =
+        (0..blocks).map(|i| ((i as f32 + offset) / blocks as f32).clamp(LEAST_NOISE, 1.0)).collect();
+    levels.shuffle(rng);
+    levels
+}
+
+/// Returns the next examples of `order` from `cursor` whose blocks hold about `tokens` tokens; at least one.
+pub fn take(order: &[u32], examples: &[Example], cursor: usize, tokens: usize, block: usize) -> Range<usize> {
+    let mut end = cursor;
+    let mut sum = 0;
+    while end < order.len() {
+        sum += examples[order[end] as usize].tokens.len().div_ceil(block) * block;
+        if end > cursor && sum > tokens {
+            break;
+        }
+        end += 1;
+    }
+    cursor..end
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    const NOISING: Noising = Noising { mask: 0, pad: 2, block: 4 };
+
+    #[test]
+    fn every_masked_row_is_a_target_and_nothing_else_changes() {
+        let mut rng = StdRng::seed_from_u64(7);
+        let examples = [
+            Example { tokens: (10..19).collect(), labels: vec![] },
+            Example { tokens: vec![30, 31, 5, 1], labels: vec![2] },
+        ];
+        for _ in 0..50 {
+            let batch = noise(&examples.iter().collect::<Vec<_>>(), NOISING, &mut rng);
+            assert_eq!(batch.documents, vec![0..12, 12..16]);
+            assert_eq!(batch.clean[9..12], [2, 2, 2]);
+            let targets: Vec<usize> = batch.targets.iter().map(|t| t.row).collect();
+            for row in 0..batch.clean.len() {
+                let is_target = targets.contains(&row);
+                assert_eq!(batch.noised[row], if is_target { 0 } else { batch.clean[row] });
+            }
+        }
+    }
+}
