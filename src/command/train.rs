@@ -103,8 +103,14 @@ pub struct Args {
 /// # Errors
 /// One line that names what is wrong and what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    anyhow::ensure!(args.data.is_some() || args.service.is_some(), "give --data, --service or both: there is nothing to train on");
-    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global().context("cannot start the threads")?;
+    anyhow::ensure!(
+        args.data.is_some() || args.service.is_some(),
+        "give --data, --service or both: there is nothing to train on"
+    );
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(args.threads)
+        .build_global()
+        .context("cannot start the threads")?;
     let mut rng = StdRng::seed_from_u64(args.seed);
     let mut documents = match &args.data {
         Some(folder) => tasks::open_documents(folder, &mut rng)?,
@@ -136,7 +142,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signal(Arc::clone(&stop))?;
     let bar = ProgressBar::new(args.steps).with_style(
-        ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}").context("progress bar")?,
+        ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}")
+            .context("progress bar")?,
     );
     trainer::train(config, &examples, &dev, &options, |progress| {
         bar.set_position(progress.step);
@@ -231,7 +238,12 @@ fn describe(documents: &[Document], examples: &[Example]) {
 }
 
 fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<ModelConfig> {
-    anyhow::ensure!(args.hidden % args.head == 0, "--hidden {} must be a multiple of --head {}", args.hidden, args.head);
+    anyhow::ensure!(
+        args.hidden % args.head == 0,
+        "--hidden {} must be a multiple of --head {}",
+        args.hidden,
+        args.head
+    );
     let heads = args.hidden / args.head;
     Ok(ModelConfig {
         architectures: vec!["LLaDA2MoeModelLM".to_owned()],

@@ -104,7 +104,8 @@ fn call_documents(
             documents.push(emotion_document(&turns[..=i], label));
         }
         let is_question = turns[i].speaker == Speaker::Customer;
-        let Some(answer) = call.turns.get(i + 1).filter(|_| is_question && turns[i + 1].speaker == Speaker::Agent)
+        let Some(answer) =
+            call.turns.get(i + 1).filter(|_| is_question && turns[i + 1].speaker == Speaker::Agent)
         else {
             continue;
         };
@@ -130,8 +131,10 @@ fn call_documents(
 /// When a file cannot be read.
 pub fn open_documents(folder: &Path, rng: &mut StdRng) -> anyhow::Result<Vec<Document>> {
     let labels = folder.join("emotion_labels.json");
-    let text = std::fs::read_to_string(&labels).with_context(|| format!("cannot read {}", labels.display()))?;
-    let maps: Value = serde_json::from_str(&text).with_context(|| format!("cannot understand {}", labels.display()))?;
+    let text =
+        std::fs::read_to_string(&labels).with_context(|| format!("cannot read {}", labels.display()))?;
+    let maps: Value =
+        serde_json::from_str(&text).with_context(|| format!("cannot understand {}", labels.display()))?;
     let mut files: Vec<_> = std::fs::read_dir(folder)?.filter_map(|e| e.ok().map(|e| e.path())).collect();
     files.sort();
     let mut documents = Vec::new();
@@ -152,8 +155,13 @@ pub fn open_documents(folder: &Path, rng: &mut StdRng) -> anyhow::Result<Vec<Doc
 /// Returns which share of a set's rows is used: service talk and labels before open chat; no books.
 fn share(file: &str) -> Option<f32> {
     let share = match file.split('.').next()? {
-        "goemotions" | "grounded_replies" | "ms_contact_center" | "tau_bench_service" | "topical_chat_part"
-        | "harper_valley_sample" | "abcd_sample" => 1.0,
+        "goemotions"
+        | "grounded_replies"
+        | "ms_contact_center"
+        | "tau_bench_service"
+        | "topical_chat_part"
+        | "harper_valley_sample"
+        | "abcd_sample" => 1.0,
         "xed_en" => 0.7,
         "star" | "multidogo_customer" | "evi_phone_asr" => 0.5,
         "multiwoz21_valtest" | "taskmaster3_part" | "kb_articles" => 0.4,
@@ -186,7 +194,9 @@ fn row_documents(row: &Value, map: &Value, rng: &mut StdRng, documents: &mut Vec
         let cards: Vec<(String, String)> = knowledge
             .iter()
             .take(3)
-            .map(|k| (k["title"].as_str().unwrap_or("").to_owned(), k["text"].as_str().unwrap_or("").to_owned()))
+            .map(|k| {
+                (k["title"].as_str().unwrap_or("").to_owned(), k["text"].as_str().unwrap_or("").to_owned())
+            })
             .collect();
         let turns = match serde_json::from_value::<Dialogue>(row.clone()) {
             Ok(dialogue) => plain_turns(&dialogue),
@@ -283,7 +293,8 @@ fn emotion_document(turns: &[Turn], label: Emotion) -> Document {
 }
 
 fn reply_document(task: Task, cards: &[(String, String)], turns: &[Turn], answer: &str) -> Document {
-    let cards: Vec<(&str, &str)> = cards.iter().map(|(title, text)| (title.as_str(), text.as_str())).collect();
+    let cards: Vec<(&str, &str)> =
+        cards.iter().map(|(title, text)| (title.as_str(), text.as_str())).collect();
     let mut pieces = prompt::reply(&cards, turns);
     pieces.push(Piece::Text(format!(" {answer}")));
     ended(task, pieces)
@@ -353,8 +364,10 @@ fn quoting_answer(passage: &str, answer: &DialogueTurn, redacted: &str) -> Optio
     let states_fact = |clause: &str| answer.facts.iter().any(|fact| clause.contains(fact.as_str()));
     let lead = clauses.first().filter(|c| !states_fact(c) && c.split_whitespace().count() <= 16)?;
     let wanted: Vec<String> = answer.facts.iter().flat_map(|f| words(f)).chain(words(redacted)).collect();
-    let sentences: Vec<&str> = passage.split_inclusive(". ").map(str::trim).filter(|s| s.len() > 15).collect();
+    let sentences: Vec<&str> =
+        passage.split_inclusive(". ").map(str::trim).filter(|s| s.len() > 15).collect();
     let quote = sentences.iter().max_by_key(|s| words(s).iter().filter(|w| wanted.contains(w)).count())?;
-    let close = clauses.last().filter(|c| clauses.len() > 1 && !states_fact(c) && c.split_whitespace().count() <= 16);
+    let close =
+        clauses.last().filter(|c| clauses.len() > 1 && !states_fact(c) && c.split_whitespace().count() <= 16);
     Some([*lead, quote].into_iter().chain(close.copied()).collect::<Vec<_>>().join(" "))
 }

@@ -131,10 +131,10 @@ impl ModelConfig {
     pub fn read(folder: &Path) -> Result<ModelConfig, ConfigError> {
         let file = folder.join("config.json");
         let path = file.display().to_string();
-        let text =
-            std::fs::read_to_string(&file).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-        let config: ModelConfig =
-            serde_json::from_str(&text).map_err(|source| ConfigError::Parse { path: path.clone(), source })?;
+        let text = std::fs::read_to_string(&file)
+            .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        let config: ModelConfig = serde_json::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.clone(), source })?;
         config.check().map_err(|reason| ConfigError::Unsupported { path, reason })?;
         Ok(config)
     }
@@ -161,7 +161,10 @@ impl ModelConfig {
 
     fn check(&self) -> Result<(), String> {
         if !self.architectures.iter().any(|a| a == "LLaDA2MoeModelLM") {
-            return Err(format!("architecture {:?} is not supported, only LLaDA2MoeModelLM is", self.architectures));
+            return Err(format!(
+                "architecture {:?} is not supported, only LLaDA2MoeModelLM is",
+                self.architectures
+            ));
         }
         let positive = [
             ("vocab_size", self.vocab_size),

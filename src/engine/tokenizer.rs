@@ -67,7 +67,8 @@ impl Tokenizer {
         size: usize,
         controls: &[&str],
     ) -> Result<Tokenizer, TokenizerError> {
-        type Bpe = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+        type Bpe =
+            TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
         let failed = |error: tokenizers::Error| TokenizerError::Failed(error.to_string());
         let mut trainer = BpeTrainer::builder()
             .vocab_size(size)
@@ -129,7 +130,11 @@ impl Tokenizer {
     /// # Errors
     /// When the vocabulary has none of that name.
     pub fn control(&self, name: &str) -> Result<u32, TokenizerError> {
-        self.inner.get_model().token_to_id(name).or_else(|| self.inner.token_to_id(name)).ok_or_else(|| TokenizerError::Missing(name.to_owned()))
+        self.inner
+            .get_model()
+            .token_to_id(name)
+            .or_else(|| self.inner.token_to_id(name))
+            .ok_or_else(|| TokenizerError::Missing(name.to_owned()))
     }
 }
 

@@ -155,7 +155,9 @@ fn numbers(name: &str, view: &TensorView) -> Result<Vec<f32>, WeightsError> {
     let data = view.data();
     let pairs = || data.chunks_exact(2).map(|b| [b[0], b[1]]);
     match view.dtype() {
-        Dtype::F32 => Ok(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
+        Dtype::F32 => {
+            Ok(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        }
         Dtype::F16 => Ok(pairs().map(|b| half::f16::from_le_bytes(b).to_f32()).collect()),
         Dtype::BF16 => Ok(pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect()),
         dtype => Err(WeightsError::Type { name: name.to_owned(), dtype }),

@@ -4,3 +4,4 @@ pub mod emotion;
 pub mod redact;
 pub mod sensitive;
 pub mod speech_rate;
+pub mod trend;

@@ -1,1 +1,444 @@
-//! sensitive
+//! Finds the terms that a contact center wants to know of: threats, legal action, self-harm.
+//!
+//! The lists are compiled once into an immutable [`TermLists`]; a [`SharedTermLists`] swaps a new
+//! one in under running calls. Terms are looked for in text that is already redacted; a term whose
+//! action says so is replaced by its category as well.
+
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::RwLock;
+
+use aho_corasick::AhoCorasick;
+use regex::RegexBuilder;
+use regex::RegexSet;
+use regex::RegexSetBuilder;
+use serde::Deserialize;
+use serde::Serialize;
+
+use super::redact::Category;
+use super::redact::Redacted;
+use super::redact::Span;
+use crate::event::Severity;
+use crate::event::TermAction;
+
+/// The most terms in all lists together.
+pub const MAX_TERMS: usize = 20_000;
+/// The longest term, in characters.
+pub const MAX_TERM_CHARACTERS: usize = 200;
+/// The most regular expressions in all lists together.
+pub const MAX_REGEXES: usize = 200;
+/// The most memory one compiled expression may take, in bytes.
+const MAX_REGEX_BYTES: usize = 1 << 20;
+/// The most matches in one text; what is beyond is not worth an alert of its own.
+const MAX_MATCHES: usize = 256;
+
+/// How a term is compared with a text. Case never matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TermMatch {
+    /// Whole words.
+    Word,
+    /// The beginning of a word.
+    Prefix,
+    /// A regular expression.
+    Regex,
+}
+
+/// Terms of one category, as `/v1/terms` has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TermList {
+    /// The kind of thing: `threat`, `legal`, ….
+    pub category: String,
+    /// The terms.
+    pub terms: Vec<String>,
+    /// How they are compared.
+    #[serde(rename = "match")]
+    pub term_match: TermMatch,
+    /// How much they matter.
+    pub severity: Severity,
+    /// What is done when one is found.
+    pub action: TermAction,
+}
+
+/// Says what is wrong with term lists.
+#[derive(Debug, thiserror::Error)]
+pub enum TermError {
+    /// The JSON is not a list of term lists.
+    #[error("cannot read the term lists: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A category is empty, too long or has characters other than `a-z`, `0-9` and `_`.
+    #[error("category {0:?} must be 1 to 40 of the characters a-z 0-9 _")]
+    Category(String),
+    /// A category has no terms.
+    #[error("category {0} has no terms")]
+    Empty(String),
+    /// A term is blank or too long.
+    #[error("a term of category {category} must have 1 to {MAX_TERM_CHARACTERS} characters: {term:?}")]
+    Term {
+        /// The term's category.
+        category: String,
+        /// The beginning of the term.
+        term: String,
+    },
+    /// A regular expression does not compile, or matches the empty text.
+    #[error("regular expression {term:?} of category {category} is refused: {reason}")]
+    Regex {
+        /// The expression's category.
+        category: String,
+        /// The expression.
+        term: String,
+        /// Why.
+        reason: String,
+    },
+    /// There are too many terms.
+    #[error("{0} terms are too many: {MAX_TERMS} are allowed, of them {MAX_REGEXES} regular expressions")]
+    TooMany(usize),
+}
+
+/// A term in a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundTerm {
+    /// Its category.
+    pub category: String,
+    /// The term as listed; when the text was replaced, the placeholder.
+    pub term: String,
+    /// Start in the text as given back, in Unicode scalar values.
+    pub start: usize,
+    /// End in the text as given back, in Unicode scalar values, exclusive.
+    pub end: usize,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What was done.
+    pub action: TermAction,
+}
+
+/// Term lists, compiled. Immutable.
+#[derive(Debug)]
+pub struct TermLists {
+    lists: Vec<TermList>,
+    /// Words and prefixes, folded; pattern `n` is `listed[n]`.
+    automaton: Option<AhoCorasick>,
+    /// For each pattern its list and term.
+    listed: Vec<(usize, usize)>,
+    regex_set: RegexSet,
+    regexes: Vec<(regex::Regex, usize, usize)>,
+}
+
+impl TermLists {
+    /// Compiles the JSON form of term lists.
+    ///
+    /// # Errors
+    /// When the JSON or a list in it is wrong.
+    pub fn from_json(json: &str) -> Result<TermLists, TermError> {
+        TermLists::compile(serde_json::from_str(json)?)
+    }
+
+    /// Compiles term lists.
+    ///
+    /// # Errors
+    /// When a category, a term or an expression is wrong, or there are too many.
+    pub fn compile(lists: Vec<TermList>) -> Result<TermLists, TermError> {
+        check_sizes(&lists)?;
+        let mut patterns = Vec::new();
+        let mut listed = Vec::new();
+        let mut expressions = Vec::new();
+        let mut regexes = Vec::new();
+        for (list_at, list) in lists.iter().enumerate() {
+            for (term_at, term) in list.terms.iter().enumerate() {
+                if list.term_match == TermMatch::Regex {
+                    regexes.push((compile_regex(list, term)?, list_at, term_at));
+                    expressions.push(term.as_str());
+                } else {
+                    patterns.push(Folded::new(term.trim()).text);
+                    listed.push((list_at, term_at));
+                }
+            }
+        }
+        let too_big =
+            |reason: String| TermError::Regex { category: "all".to_owned(), term: String::new(), reason };
+        let regex_set = RegexSetBuilder::new(&expressions)
+            .case_insensitive(true)
+            .size_limit(MAX_REGEX_BYTES * 16)
+            .build()
+            .map_err(|error| too_big(error.to_string()))?;
+        let automaton = match patterns.is_empty() {
+            true => None,
+            false => Some(AhoCorasick::new(&patterns).map_err(|error| too_big(error.to_string()))?),
+        };
+        Ok(TermLists { lists, automaton, listed, regex_set, regexes })
+    }
+
+    /// Returns the lists that were compiled.
+    pub fn lists(&self) -> &[TermList] {
+        &self.lists
+    }
+
+    /// Finds the terms of a redacted text, in order of their place, and replaces those whose
+    /// action says so. The spans of the redaction move with the text.
+    pub fn apply(&self, redacted: Redacted) -> (Redacted, Vec<FoundTerm>) {
+        let mut found = self.find(&redacted.text);
+        if found.iter().all(|term| term.action == TermAction::Alert) {
+            return (redacted, found);
+        }
+        replace(redacted, &mut found)
+    }
+
+    /// Finds the terms of a text, in order of their place. Placeholders hold no terms, and of two
+    /// terms of one category that overlap the longer one counts.
+    pub fn find(&self, text: &str) -> Vec<FoundTerm> {
+        let folded = Folded::new(text);
+        let mut found = self.find_words(&folded);
+        found.extend(self.find_regexes(text));
+        found.sort_by_key(|term| (term.start, std::cmp::Reverse(term.end)));
+        let placeholders = self.placeholders(text);
+        found.retain(|term| {
+            !placeholders.iter().any(|range| term.start < range.end && range.start < term.end)
+        });
+        let mut kept: Vec<FoundTerm> = Vec::new();
+        for term in found {
+            let is_covered =
+                kept.iter().rev().any(|other| other.category == term.category && term.start < other.end);
+            if !is_covered && kept.len() < MAX_MATCHES {
+                kept.push(term);
+            }
+        }
+        kept
+    }
+
+    fn find_words(&self, folded: &Folded) -> Vec<FoundTerm> {
+        let mut found = Vec::new();
+        let Some(automaton) = &self.automaton else { return found };
+        for hit in automaton.find_overlapping_iter(&folded.text) {
+            let (list, term) = self.listed[hit.pattern().as_usize()];
+            let is_prefix = self.lists[list].term_match == TermMatch::Prefix;
+            if !folded.is_word_start(hit.start()) || (!is_prefix && !folded.is_word_end(hit.end())) {
+                continue;
+            }
+            let end = if is_prefix { folded.word_end(hit.end()) } else { hit.end() };
+            let (start, end) = folded.characters(hit.start(), end);
+            found.push(self.found(list, term, start, end));
+            // Enough to choose MAX_MATCHES from, so that a text of nothing but terms stays cheap.
+            if found.len() >= 4 * MAX_MATCHES {
+                break;
+            }
+        }
+        found
+    }
+
+    fn find_regexes(&self, text: &str) -> Vec<FoundTerm> {
+        let mut found = Vec::new();
+        for at in self.regex_set.matches(text) {
+            let (regex, list, term) = &self.regexes[at];
+            let mut counted = (0, 0);
+            for hit in regex.find_iter(text).filter(|hit| !hit.is_empty()).take(MAX_MATCHES) {
+                // Counts on from the last hit, so that all hits together are linear.
+                let start = counted.1 + text[counted.0..hit.start()].chars().count();
+                let end = start + hit.as_str().chars().count();
+                counted = (hit.end(), end);
+                found.push(self.found(*list, *term, start, end));
+            }
+        }
+        found
+    }
+
+    fn found(&self, list: usize, term: usize, start: usize, end: usize) -> FoundTerm {
+        let list = &self.lists[list];
+        FoundTerm {
+            category: list.category.clone(),
+            term: list.terms[term].clone(),
+            start,
+            end,
+            severity: list.severity,
+            action: list.action,
+        }
+    }
+
+    /// Returns where placeholders stand, in characters.
+    fn placeholders(&self, text: &str) -> Vec<std::ops::Range<usize>> {
+        if !text.contains('[') {
+            return Vec::new();
+        }
+        let own = self.lists.iter().map(|list| placeholder(&list.category));
+        let known: Vec<String> =
+            Category::ALL.iter().map(|category| category.placeholder().to_owned()).chain(own).collect();
+        let mut ranges = Vec::new();
+        for (at, (byte, _)) in text.char_indices().enumerate().filter(|(_, (_, character))| *character == '[')
+        {
+            if let Some(hit) = known.iter().find(|known| text[byte..].starts_with(known.as_str())) {
+                ranges.push(at..at + hit.chars().count());
+            }
+        }
+        ranges
+    }
+}
+
+/// Returns what stands in a text instead of a term.
+fn placeholder(category: &str) -> String {
+    format!("[{}]", category.replace('_', " "))
+}
+
+fn check_sizes(lists: &[TermList]) -> Result<(), TermError> {
+    let terms = lists.iter().map(|list| list.terms.len()).sum();
+    let is_regex = |list: &&TermList| list.term_match == TermMatch::Regex;
+    let expressions: usize = lists.iter().filter(is_regex).map(|list| list.terms.len()).sum();
+    if terms > MAX_TERMS || expressions > MAX_REGEXES {
+        return Err(TermError::TooMany(terms));
+    }
+    for list in lists {
+        let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if list.category.is_empty() || list.category.len() > 40 || !list.category.chars().all(is_allowed) {
+            return Err(TermError::Category(list.category.chars().take(40).collect()));
+        }
+        if list.terms.is_empty() {
+            return Err(TermError::Empty(list.category.clone()));
+        }
+        for term in &list.terms {
+            if term.trim().is_empty() || term.chars().count() > MAX_TERM_CHARACTERS {
+                let term = term.chars().take(MAX_TERM_CHARACTERS).collect();
+                return Err(TermError::Term { category: list.category.clone(), term });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn compile_regex(list: &TermList, term: &str) -> Result<regex::Regex, TermError> {
+    let refuse =
+        |reason: String| TermError::Regex { category: list.category.clone(), term: term.to_owned(), reason };
+    let regex = RegexBuilder::new(term)
+        .case_insensitive(true)
+        .size_limit(MAX_REGEX_BYTES)
+        .build()
+        .map_err(|error| refuse(error.to_string()))?;
+    if regex.is_match("") {
+        return Err(refuse("it matches the empty text".to_owned()));
+    }
+    Ok(regex)
+}
+
+/// Replaces the terms whose action says so; where two overlap, both go into one placeholder.
+fn replace(redacted: Redacted, found: &mut [FoundTerm]) -> (Redacted, Vec<FoundTerm>) {
+    let characters: Vec<char> = redacted.text.chars().collect();
+    let mut holes: Vec<(usize, usize, String)> = Vec::new();
+    for term in found.iter().filter(|term| term.action != TermAction::Alert) {
+        match holes.last_mut() {
+            Some((_, end, _)) if term.start < *end => *end = (*end).max(term.end),
+            _ => holes.push((term.start, term.end, placeholder(&term.category))),
+        }
+    }
+    let mut text = String::with_capacity(redacted.text.len());
+    let mut from = 0;
+    for (start, end, placeholder) in &holes {
+        text.extend(&characters[from..*start]);
+        text.push_str(placeholder);
+        from = *end;
+    }
+    text.extend(&characters[from..]);
+    for term in found.iter_mut() {
+        let hole = holes.iter().find(|(start, end, _)| term.start < *end && *start < term.end);
+        (term.start, term.end) = (moved(&holes, term.start, true), moved(&holes, term.end, false));
+        if let Some((_, _, placeholder)) = hole {
+            // What was removed must not come back as the name of the term.
+            term.term = placeholder.clone();
+        }
+    }
+    let spans = (redacted.spans.into_iter())
+        .map(|span| Span {
+            start: moved(&holes, span.start, true),
+            end: moved(&holes, span.end, false),
+            ..span
+        })
+        .collect();
+    (Redacted { text, spans }, found.to_vec())
+}
+
+/// Returns where a place in the old text is in the new one; inside a hole, its start or its end.
+fn moved(holes: &[(usize, usize, String)], place: usize, is_start: bool) -> usize {
+    let mut moved = place;
+    for (start, end, placeholder) in holes {
+        let length = placeholder.chars().count();
+        if place >= *end {
+            moved = moved + length - (end - start);
+        } else if place > *start {
+            moved = moved - (place - start) + if is_start { 0 } else { length };
+        }
+    }
+    moved
+}
+
+/// A text in lower case, with single spaces and straight apostrophes, and the way back.
+struct Folded {
+    text: String,
+    /// For each byte of `text` the character of the original it comes from; one more for the end.
+    origins: Vec<usize>,
+}
+
+impl Folded {
+    fn new(original: &str) -> Folded {
+        let mut text = String::with_capacity(original.len());
+        let mut origins = Vec::with_capacity(original.len() + 1);
+        let mut count = 0;
+        for (at, character) in original.chars().enumerate() {
+            count = at + 1;
+            if character.is_whitespace() {
+                if !text.ends_with(' ') {
+                    text.push(' ');
+                }
+            } else if character == '’' {
+                text.push('\'');
+            } else {
+                text.extend(character.to_lowercase());
+            }
+            origins.resize(text.len(), at);
+        }
+        origins.push(count);
+        Folded { text, origins }
+    }
+
+    fn is_word_start(&self, at: usize) -> bool {
+        let is_inside = |c: char| c.is_alphanumeric();
+        let first = self.text[at..].chars().next();
+        !first.is_some_and(is_inside) || !self.text[..at].chars().next_back().is_some_and(is_inside)
+    }
+
+    fn is_word_end(&self, at: usize) -> bool {
+        let is_inside = |c: char| c.is_alphanumeric();
+        let last = self.text[..at].chars().next_back();
+        !last.is_some_and(is_inside) || !self.text[at..].chars().next().is_some_and(is_inside)
+    }
+
+    /// Returns the end of the word that byte `at` stands in.
+    fn word_end(&self, at: usize) -> usize {
+        let rest = &self.text[at..];
+        at + rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len())
+    }
+
+    /// Returns the characters of the original that the bytes come from.
+    fn characters(&self, start: usize, end: usize) -> (usize, usize) {
+        (self.origins[start], self.origins[end - 1] + 1)
+    }
+}
+
+/// Term lists that running calls share; a new list is used from the next segment on.
+#[derive(Debug, Clone)]
+pub struct SharedTermLists {
+    current: Arc<RwLock<Arc<TermLists>>>,
+}
+
+impl SharedTermLists {
+    /// Shares the lists.
+    pub fn new(lists: TermLists) -> SharedTermLists {
+        SharedTermLists { current: Arc::new(RwLock::new(Arc::new(lists))) }
+    }
+
+    /// Returns the lists as they are now.
+    pub fn load(&self) -> Arc<TermLists> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts new lists in the place of the old ones.
+    pub fn swap(&self, lists: TermLists) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(lists);
+    }
+}

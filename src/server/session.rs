@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
+use actix_web::HttpResponseBuilder;
 use actix_web::cookie::Cookie;
 use actix_web::cookie::SameSite;
 use actix_web::http::header;
@@ -36,6 +37,9 @@ const BY_ADDRESS: Allowance =
     Allowance { attempts: 50, one_back_after: Duration::from_secs(6), keys_max: 10_000 };
 /// How many passwords are hashed at once: each takes 19 MiB and a core.
 const HASHES_AT_ONCE: usize = 2;
+
+/// Where a browser goes with a link that no longer works: the sign-in page, which says so.
+const LINK_USED_PAGE: &str = "/?link=used";
 
 /// What sign-in remembers between requests; one for the whole server.
 #[derive(Debug)]
@@ -133,11 +137,26 @@ async fn follow_link(
     config: web::Data<Config>,
 ) -> Result<HttpResponse, ApiError> {
     let Some((tenant, name)) = store.use_link(&Secret::from(token.as_str())).await? else {
+        if accepts_html(&request) {
+            return Ok(see_other(LINK_USED_PAGE).finish());
+        }
         let message = "the link has been used or has expired: ask for a new one";
         return Err(ApiError::Unauthorized(message.to_owned()));
     };
     let (cookie, _) = open_session(&request, &store, &config, &tenant, &name).await?;
-    Ok(HttpResponse::SeeOther().cookie(cookie).insert_header((header::LOCATION, "/")).finish())
+    Ok(see_other("/").cookie(cookie).finish())
+}
+
+fn see_other(page: &str) -> HttpResponseBuilder {
+    let mut response = HttpResponse::SeeOther();
+    response.insert_header((header::LOCATION, page));
+    response
+}
+
+/// Returns whether a person is looking, who is better served by a page than by JSON.
+fn accepts_html(request: &HttpRequest) -> bool {
+    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|types| types.contains("text/html"))
 }
 
 /// Opens a session and ends the one that the browser had.

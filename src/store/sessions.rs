@@ -172,3 +172,35 @@ impl Store {
         Ok(row.is_some())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::identity::Role;
+
+    /// Returns in how many minutes a session ends that is used now, was opened `age` ago and would
+    /// have ended in five minutes.
+    async fn minutes_left_after_use(age: Duration) -> i64 {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(&folder.path().join("test.sqlite")).await.expect("a store");
+        store.add_user("main", "alice", Role::Agent, None).await.expect("a user");
+        let token = store.open_session("main", "alice", Duration::minutes(5)).await.expect("a session");
+        sqlx::query("UPDATE sessions SET created_at = $1")
+            .bind(time_text(Utc::now() - age))
+            .execute(&store.pool)
+            .await
+            .expect("an older session");
+        store.session_identity(&token).await.expect("an answer").expect("an identity");
+        let row = sqlx::query("SELECT expires_at FROM sessions").fetch_one(&store.pool).await.expect("a row");
+        let left = time_of(&row, "expires_at").expect("a time") - Utc::now();
+        // Rounded up, so that the moment since the use does not count.
+        left.num_minutes() + 1
+    }
+
+    #[tokio::test]
+    async fn use_extends_a_session_but_not_beyond_its_longest_life() {
+        assert_eq!(minutes_left_after_use(Duration::zero()).await, SESSION_IDLE_HOURS * 60);
+        let nearly_over = Duration::days(SESSION_MAX_DAYS) - Duration::minutes(30);
+        assert_eq!(minutes_left_after_use(nearly_over).await, 30);
+    }
+}

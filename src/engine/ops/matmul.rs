@@ -107,7 +107,14 @@ pub fn linear(y: &mut [f32], x: &[f32], w: &[f32], input: usize, output: usize) 
 }
 
 /// Computes `dx (+)= dy·w`: dy `[n, out]`, w `[out, in]`, dx `[n, in]`.
-pub fn linear_input_gradient(dx: &mut [f32], dy: &[f32], w: &[f32], input: usize, output: usize, write: Write) {
+pub fn linear_input_gradient(
+    dx: &mut [f32],
+    dy: &[f32],
+    w: &[f32],
+    input: usize,
+    output: usize,
+    write: Write,
+) {
     let n = dy.len() / output;
     matmul(dx, input, View::new(dy, n, output), View::new(w, output, input), 1.0, write);
 }

@@ -46,8 +46,8 @@ pub fn route(routing: Routing, scores: &[f32], bias: &[f32], experts: &mut [u32]
     let mut sum = 0.0;
     for slot in 0..routing.chosen {
         let taken = &experts[..slot];
-        let free = (0..scores.len())
-            .filter(|e| open & (1 << (e / size)) != 0 && !taken.contains(&(*e as u32)));
+        let free =
+            (0..scores.len()).filter(|e| open & (1 << (e / size)) != 0 && !taken.contains(&(*e as u32)));
         let expert = largest(free, rank);
         experts[slot] = expert as u32;
         sum += scores[expert];

@@ -125,7 +125,8 @@ pub fn backward(
                 // dS = P ∘ (dP − rowsum(dO ∘ O)) · scale.
                 for row in 0..sight.rows {
                     let at = q_at + row * q_stride;
-                    let along: f32 = out[at..at + width].iter().zip(&dout[at..at + width]).map(|(a, b)| a * b).sum();
+                    let along: f32 =
+                        out[at..at + width].iter().zip(&dout[at..at + width]).map(|(a, b)| a * b).sum();
                     let range = row * seen..(row + 1) * seen;
                     softmax_backward(&mut dp[range.clone()], &p[range], along, scale);
                 }

@@ -162,7 +162,8 @@ fn read_numbers(path: &Path, numbers: &mut [f32]) -> io::Result<()> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.read_to_end(&mut bytes)?;
     if bytes.len() != numbers.len() * 4 {
-        let reason = format!("{} holds {} bytes, expected {}", path.display(), bytes.len(), numbers.len() * 4);
+        let reason =
+            format!("{} holds {} bytes, expected {}", path.display(), bytes.len(), numbers.len() * 4);
         return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
     }
     for (number, b) in numbers.iter_mut().zip(bytes.chunks_exact(4)) {

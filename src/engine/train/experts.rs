@@ -100,7 +100,8 @@ pub fn forward(shape: Shape, w: &Weights<&[f32]>, bias: &[f32], x: &[f32], y: &m
     gate_ups.into_par_iter().zip(outs).enumerate().for_each(|(e, (gate_up, out))| {
         let slots = &order[starts[e]..starts[e + 1]];
         let rows = gather(x, slots, k, hidden);
-        let gate_up_weight = &w.expert_gate_up[e * 2 * shape.width * hidden..(e + 1) * 2 * shape.width * hidden];
+        let gate_up_weight =
+            &w.expert_gate_up[e * 2 * shape.width * hidden..(e + 1) * 2 * shape.width * hidden];
         linear(gate_up, &rows, gate_up_weight, hidden, 2 * shape.width);
         let mut activated = vec![0.0; slots.len() * shape.width];
         swiglu(&mut activated, gate_up, shape.width);

@@ -64,7 +64,9 @@ impl Layout {
     /// When the configuration has what the trainer does not know: dense layers, groups, an own head.
     pub fn new(config: &ModelConfig) -> Result<Layout, String> {
         if config.first_k_dense_replace > 0 || config.n_group > 1 || !config.tie_word_embeddings {
-            return Err("the trainer knows tied embeddings, sparse layers and one group of experts only".to_owned());
+            return Err(
+                "the trainer knows tied embeddings, sparse layers and one group of experts only".to_owned()
+            );
         }
         let (hidden, width) = (config.hidden_size, config.moe_intermediate_size);
         let (head, shared) = (config.head_dim, config.shared_width());

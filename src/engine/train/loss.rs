@@ -62,7 +62,13 @@ pub struct LossGradient<'a> {
 }
 
 /// Returns the loss of `targets` over rows `x` `[n, hidden]` with head `[vocabulary, hidden]`; adds its gradients.
-pub fn cross_entropy(x: &[f32], head: &[f32], hidden: usize, targets: &[Target], gradient: Option<LossGradient>) -> Loss {
+pub fn cross_entropy(
+    x: &[f32],
+    head: &[f32],
+    hidden: usize,
+    targets: &[Target],
+    gradient: Option<LossGradient>,
+) -> Loss {
     let vocabulary = head.len() / hidden;
     let wants_gradient = gradient.as_ref().map(|g| g.scale);
     let share = targets.len().div_ceil(rayon::current_num_threads()).max(1);

@@ -95,7 +95,11 @@ impl Network {
     ///
     /// # Errors
     /// When the trainer does not know the configuration's form.
-    pub fn new(config: ModelConfig, parameters: Vec<f32>, expert_bias: Vec<Vec<f32>>) -> Result<Network, String> {
+    pub fn new(
+        config: ModelConfig,
+        parameters: Vec<f32>,
+        expert_bias: Vec<Vec<f32>>,
+    ) -> Result<Network, String> {
         let layout = Layout::new(&config)?;
         if parameters.len() != layout.len {
             return Err(format!("{} parameters given, {} wanted", parameters.len(), layout.len));
@@ -133,8 +137,7 @@ impl Network {
         let hidden = self.config.hidden_size;
         let mut dnormed = vec![0.0; self.normed.len()];
         let head = self.layout.embeddings.clone();
-        let gradient =
-            LossGradient { rows: &mut dnormed, head: &mut self.gradients[head.clone()], scale };
+        let gradient = LossGradient { rows: &mut dnormed, head: &mut self.gradients[head.clone()], scale };
         let loss =
             loss::cross_entropy(&self.normed, &self.parameters[head], hidden, &batch.targets, Some(gradient));
         self.backward(batch, &dnormed);
@@ -165,7 +168,13 @@ impl Network {
             resize(&mut at.attended, rows * heads.queries * heads.width);
             attend(heads, batch, at, rows);
             resize(&mut at.middle, rows * hidden);
-            parallel_linear(&mut at.middle, &at.attended, w(&layer.dense), heads.queries * heads.width, hidden);
+            parallel_linear(
+                &mut at.middle,
+                &at.attended,
+                w(&layer.dense),
+                heads.queries * heads.width,
+                hidden,
+            );
             add(&mut at.middle, &at.x);
             resize(&mut at.post, rows * hidden);
             parallel_norm(&mut at.post, &at.middle, w(&layer.post_norm), eps);
@@ -209,15 +218,39 @@ impl Network {
             let mut dweights = sparse_mut(gradients, layer);
             experts::backward(shape, &weights, &at.post, &dx, &mut at.saved, &mut dweights, &mut dpost);
             let range = layer.post_norm.clone();
-            rms_norm_backward(&mut dx, &mut gradients[range.clone()], &dpost, &at.middle, &parameters[range], eps);
+            rms_norm_backward(
+                &mut dx,
+                &mut gradients[range.clone()],
+                &dpost,
+                &at.middle,
+                &parameters[range],
+                eps,
+            );
             // Through attention; dx is now the gradient of the middle.
             let width = heads.queries * heads.width;
             let mut dattended = vec![0.0; rows * width];
             let range = layer.dense.clone();
             parallel_linear_weight_gradient(&mut gradients[range.clone()], &dx, &at.attended, width, hidden);
-            parallel_linear_input_gradient(&mut dattended, &dx, &parameters[range], width, hidden, Write::Replace);
+            parallel_linear_input_gradient(
+                &mut dattended,
+                &dx,
+                &parameters[range],
+                width,
+                hidden,
+                Write::Replace,
+            );
             let mut dqkv = attend_backward(&self.config, heads, batch, at, rows, &dattended);
-            turn_heads_back(&self.config, &self.rope, parameters, gradients, layer, batch, at, rows, &mut dqkv);
+            turn_heads_back(
+                &self.config,
+                &self.rope,
+                parameters,
+                gradients,
+                layer,
+                batch,
+                at,
+                rows,
+                &mut dqkv,
+            );
             dx.resize(2 * tokens * hidden, 0.0);
             let mut dn = vec![0.0; 2 * tokens * hidden];
             project_backward(&self.config, layer, parameters, gradients, at, rows, &dqkv, &mut dn);
@@ -241,7 +274,13 @@ fn project(config: &ModelConfig, weight: &[f32], at: &mut Activations, rows: usi
     let (with_queries, without) = at.qkv.split_at_mut(rows * width);
     parallel_linear(with_queries, &at.normed[..rows * hidden], weight, hidden, width);
     if all > rows {
-        parallel_linear(without, &at.normed[rows * hidden..], &weight[queries * hidden..], hidden, width - queries);
+        parallel_linear(
+            without,
+            &at.normed[rows * hidden..],
+            &weight[queries * hidden..],
+            hidden,
+            width - queries,
+        );
     }
 }
 
@@ -267,7 +306,14 @@ fn project_backward(
     if !without.is_empty() {
         let rest = width - queries;
         parallel_linear_weight_gradient(&mut gradient[queries * hidden..], without, n_without, hidden, rest);
-        parallel_linear_input_gradient(dn_without, without, &weight[queries * hidden..], hidden, rest, Write::Replace);
+        parallel_linear_input_gradient(
+            dn_without,
+            without,
+            &weight[queries * hidden..],
+            hidden,
+            rest,
+            Write::Replace,
+        );
     }
 }
 
@@ -278,7 +324,11 @@ fn parts(config: &ModelConfig, row: usize, rows: usize) -> (Range<usize>, Range<
     let width = config.qkv_width();
     if row < rows {
         let start = row * width;
-        (start..start + queries, start + queries..start + queries + keys, start + queries + keys..start + width)
+        (
+            start..start + queries,
+            start + queries..start + queries + keys,
+            start + queries + keys..start + width,
+        )
     } else {
         let start = rows * width + (row - rows) * 2 * keys;
         (start..start, start..start + keys, start + keys..start + 2 * keys)
@@ -546,8 +596,10 @@ mod tests {
     }
 
     fn batch() -> Batch {
-        let examples =
-            [Example { tokens: (3..14).collect(), labels: vec![] }, Example { tokens: (9..15).collect(), labels: vec![4] }];
+        let examples = [
+            Example { tokens: (3..14).collect(), labels: vec![] },
+            Example { tokens: (9..15).collect(), labels: vec![4] },
+        ];
         let noising = Noising { mask: 0, pad: 2, block: 4 };
         objective::noise(&examples.iter().collect::<Vec<_>>(), noising, &mut StdRng::seed_from_u64(5))
     }
@@ -573,7 +625,12 @@ mod tests {
                 at(value);
                 let numeric = (up - down) / f64::from(2.0 * h);
                 let error = (numeric - f64::from(gradients[i])).abs();
-                assert!(error < 0.02 * numeric.abs() + 0.02, "{}: {numeric} and {}", tensor.name, gradients[i]);
+                assert!(
+                    error < 0.02 * numeric.abs() + 0.02,
+                    "{}: {numeric} and {}",
+                    tensor.name,
+                    gradients[i]
+                );
             }
         }
     }

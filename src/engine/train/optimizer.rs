@@ -68,7 +68,9 @@ impl AdamW {
         };
         let decay = c.learning_rate * rate * c.weight_decay;
         for range in &self.decayed {
-            parameters[range.clone()].par_chunks_mut(PIECE).for_each(|p| p.iter_mut().for_each(|p| *p -= decay * *p));
+            parameters[range.clone()]
+                .par_chunks_mut(PIECE)
+                .for_each(|p| p.iter_mut().for_each(|p| *p -= decay * *p));
         }
         parameters
             .par_chunks_mut(PIECE)

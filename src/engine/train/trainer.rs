@@ -88,7 +88,9 @@ pub enum TrainError {
     #[error("there are no training examples")]
     NoData,
     /// The checkpoint was made from other data.
-    #[error("the checkpoint was trained on {before} examples, now there are {now}: same data and seed are needed to resume")]
+    #[error(
+        "the checkpoint was trained on {before} examples, now there are {now}: same data and seed are needed to resume"
+    )]
     OtherData {
         /// Then.
         before: usize,
@@ -129,7 +131,8 @@ pub fn train(
         Some(state) => state,
         None => State { examples: examples.len(), ..State::default() },
     };
-    let mut log = OpenOptions::new().create(true).append(true).open(options.out.join("train.jsonl")).map_err(io)?;
+    let mut log =
+        OpenOptions::new().create(true).append(true).open(options.out.join("train.jsonl")).map_err(io)?;
     let noising = Noising {
         mask: network.config.mask_token_id,
         pad: network.config.pad_token_id,
@@ -140,7 +143,8 @@ pub fn train(
     let mut window = Loss::default();
     let mut load = vec![vec![0; network.config.num_experts]; network.config.num_hidden_layers];
     while state.step < options.schedule.steps {
-        let mut rng = StdRng::seed_from_u64(options.seed ^ (state.step + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut rng =
+            StdRng::seed_from_u64(options.seed ^ (state.step + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let mut batches = Vec::new();
         let mut taken = 0;
         while taken < options.batch_tokens {
