@@ -20,9 +20,8 @@ export function Cards({ call, panel, isReadOnly, hands }) {
   // Scores compare only within one search: each push has its own best.
   const best = new Map();
   for (const card of call.cards) best.set(card.round, Math.max(best.get(card.round) ?? 0, card.score));
-  const sight = Math.max(CARDS_IN_SIGHT, panel.pinned.length, panel.isHeld ? shown.length : 0);
-  const near = shown.slice(0, sight);
-  const earlier = shown.slice(sight);
+  const near = shown.slice(0, panel.sight);
+  const earlier = shown.slice(panel.sight);
   const view = (card, index) => html`<${CardView} key=${card.id} card=${card} number=${index + 1} best=${best.get(card.round)}
     isNewest=${card.round === call.rounds} panel=${panel} isReadOnly=${isReadOnly} hands=${hands} />`;
   return html`<section class="cards" aria-label="Cards"

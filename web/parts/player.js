@@ -5,9 +5,9 @@ import { perFrame } from '../socket.js';
 
 /**
  * Opens a call's ingest socket.
- * @param {string} call @param {string} agent who serves it @param {(state: {status: string, error?: string}) => void} onState
+ * @param {{call: string, agent: string, knowledge: string[]}} start @param {(state: {status: string, error?: string}) => void} onState
  */
-export function startPlaying(call, agent, onState) {
+export function startPlaying(start, onState) {
   const started = Date.now();
   const url = new URL('/v1/calls/ingest', location.href);
   url.protocol = location.protocol === 'https:' ? 'wss:' : 'ws:';
@@ -22,7 +22,7 @@ export function startPlaying(call, agent, onState) {
   function open() {
     socket = new WebSocket(url);
     socket.onopen = () => socket.send(JSON.stringify({
-      type: 'start', call, agent, channel: 'chat', language: 'en', started_at: new Date(started).toISOString(),
+      type: 'start', ...start, channel: 'chat', language: 'en', started_at: new Date(started).toISOString(),
     }));
     socket.onmessage = (event) => {
       const message = JSON.parse(event.data);

@@ -5,6 +5,7 @@
  * @typedef {object} PanelState
  * @property {string} current `draft` or the id of a card
  * @property {string[]} order the cards as shown
+ * @property {number} sight how many of them are shown; the rest are folded away as earlier ones
  * @property {boolean} isHeld the pointer or the focus is on the cards: nothing may move
  * @property {string[]} pinned in the order of pinning
  * @property {Record<string, boolean>} wrong by card
@@ -25,7 +26,7 @@ export const CARDS_IN_SIGHT = 3;
 /** @returns {PanelState} */
 export function emptyPanel() {
   return {
-    current: 'draft', order: [], isHeld: false, pinned: [], wrong: {}, copied: {}, opened: {},
+    current: 'draft', order: [], sight: CARDS_IN_SIGHT, isHeld: false, pinned: [], wrong: {}, copied: {}, opened: {},
     edited: null, rewriting: null, notesRead: 0, isSearching: false, isHelping: false, isFlagging: false, notice: null,
   };
 }
@@ -34,7 +35,7 @@ export function emptyPanel() {
 export function act(state, action) {
   switch (action.do) {
     case 'arrange':
-      return { ...state, order: arrange(state, action.cards) };
+      return { ...state, ...arrange(state, action.cards) };
     case 'hold':
       return state.isHeld === action.isHeld ? state : { ...state, isHeld: action.isHeld };
     case 'choose':
@@ -75,22 +76,23 @@ export function act(state, action) {
 
 /**
  * Orders the cards: pinned ones first, then the newest push, best first; wrong ones last. While
- * held, nothing moves and what is new comes in below.
- * @param {PanelState} state @param {import('./call.js').Card[]} cards @returns {string[]}
+ * held, nothing moves and what is new comes in below those in sight.
+ * @param {PanelState} state @param {import('./call.js').Card[]} cards @returns {{order: string[], sight: number}}
  */
 export function arrange(state, cards) {
-  const known = new Map(cards.map((card) => [card.id, card]));
   if (state.isHeld) {
-    const kept = state.order.filter((id) => known.has(id));
-    return [...kept, ...cards.filter((card) => !kept.includes(card.id)).map((card) => card.id)];
+    const fresh = cards.filter((card) => !state.order.includes(card.id)).map((card) => card.id);
+    const order = state.order.toSpliced(state.sight, 0, ...fresh);
+    return { order, sight: Math.min(order.length, Math.max(CARDS_IN_SIGHT, state.sight + fresh.length)) };
   }
   const place = (card) => {
     const pin = state.pinned.indexOf(card.id);
     if (pin >= 0) return [0, pin, 0];
     return [state.wrong[card.id] ? 2 : 1, -card.round, card.rank];
   };
-  return [...cards]
+  const order = [...cards]
     .map((card) => ({ id: card.id, place: place(card) }))
     .sort((a, b) => a.place[0] - b.place[0] || a.place[1] - b.place[1] || a.place[2] - b.place[2])
     .map((card) => card.id);
+  return { order, sight: Math.max(CARDS_IN_SIGHT, state.pinned.length) };
 }

@@ -114,11 +114,13 @@ test('placeholders and terms are told apart', () => {
 
 test('held cards do not move and new ones come in below', () => {
   const card = (id, round, rank) => ({ id, round, rank });
-  let panel = act(emptyPanel(), { do: 'arrange', cards: [card('a', 1, 0), card('b', 1, 1)] });
+  const old = [card('a', 1, 0), card('b', 1, 1), card('c', 1, 2), card('d', 0, 0)];
+  let panel = act(emptyPanel(), { do: 'arrange', cards: old });
+  assert.deepEqual([panel.order, panel.sight], [['a', 'b', 'c', 'd'], 3]);
   panel = act(panel, { do: 'hold', isHeld: true });
-  const cards = [card('a', 1, 0), card('b', 1, 1), card('c', 2, 0)];
+  const cards = [...old, card('e', 2, 0)];
   panel = act(panel, { do: 'arrange', cards });
-  assert.deepEqual(panel.order, ['a', 'b', 'c']);
+  assert.deepEqual([panel.order, panel.sight], [['a', 'b', 'c', 'e', 'd'], 4]);
   panel = act(act(act(panel, { do: 'pin', card: 'b' }), { do: 'hold', isHeld: false }), { do: 'arrange', cards });
-  assert.deepEqual(panel.order, ['b', 'c', 'a']);
+  assert.deepEqual([panel.order, panel.sight], [['b', 'e', 'a', 'c', 'd'], 3]);
 });
