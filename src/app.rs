@@ -36,8 +36,7 @@ pub struct App {
     pub address: SocketAddr,
     /// The calls and all they work with.
     pub calls: Calls,
-    /// The knowledge, to be changed.
-    pub library: Library,
+    library: Library,
     server: ServerHandle,
     serving: JoinHandle<std::io::Result<()>>,
 }
@@ -58,11 +57,12 @@ impl App {
         let library = Library::open(store.clone(), data_dir).await.context("cannot open the knowledge")?;
         let Model { drafter, emotions } = load_model(&config.model);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let terms = Terms::new(store.clone());
         let parts = Parts {
-            terms: Terms::new(store.clone()),
             store,
             bus: Bus::default(),
             knowledge: library.knowledge().clone(),
+            terms,
             searches: Arc::new(Semaphore::new(cores)),
             drafter,
             emotions,
@@ -71,7 +71,8 @@ impl App {
         };
         let calls = Calls::new(parts, Handle::current());
         calls.give_up_lost().await.context("cannot read the open calls")?;
-        let site = Site { calls: calls.clone(), auth: config.auth, config: config.server };
+        let site =
+            Site { calls: calls.clone(), library: library.clone(), auth: config.auth, config: config.server };
         let server = server::serve(listener, site).context("cannot serve")?;
         let handle = server.handle();
         let serving = tokio::spawn(server);
@@ -82,6 +83,11 @@ impl App {
     /// Returns the database.
     pub fn store(&self) -> &Store {
         &self.calls.parts().store
+    }
+
+    /// Returns the knowledge, to be changed.
+    pub fn library(&self) -> &Library {
+        &self.library
     }
 
     /// Drains: no new calls, sockets get a going-away close, what is settled is written. Calls

@@ -15,30 +15,22 @@ use tokio::time::Instant;
 
 use crate::assist::Parts;
 use crate::assist::counters::count;
-use crate::assist::draft::DraftRequest;
-use crate::assist::draft::DraftUpdate;
-use crate::assist::draft::EditRequest;
 use crate::assist::intake::Refusal;
 use crate::assist::intake::Spoken;
 use crate::assist::intake::Start;
 use crate::assist::observe::Observer;
 use crate::assist::state::CallState;
-use crate::assist::work::Found;
-use crate::assist::work::Progress;
-use crate::assist::work::Reading;
 use crate::assist::work::Work;
-use crate::assist::work::Writing;
 use crate::event::CallKey;
 use crate::event::Card;
-use crate::event::Draft;
-use crate::event::DraftState;
 use crate::event::Envelope;
 use crate::event::Event;
 use crate::event::Segment;
-use crate::event::Severity;
 use crate::event::Speaker;
 use crate::event::Verdict;
-use crate::knowledge::Question;
+use crate::monitor::redact::redact_json;
+use crate::monitor::redact::redact_text;
+use crate::monitor::sensitive::SharedTermLists;
 use crate::store::Append;
 use crate::store::Entry;
 use crate::store::StoreError;
@@ -52,10 +44,6 @@ use crate::store::calls::INTERRUPTED;
 pub(super) const MAILBOX: usize = 64;
 /// How many events of the log are read at once on recovery.
 const RECOVERY_PAGE: u32 = 500;
-/// The most cards that a search returns.
-const CARDS_MAX: usize = 3;
-/// How many turns a search and an emotion reading see.
-const TURNS_SEARCHED: usize = 8;
 
 /// Where an answer goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
@@ -88,7 +76,7 @@ pub struct Rewrite {
     pub max_tokens: Option<usize>,
 }
 
-/// What people do to a call. Their texts are redacted before they come here.
+/// What people do to a call. Their texts are redacted by the call, which knows what it has hidden.
 #[derive(Debug, Clone)]
 pub enum Action {
     /// Writes a new draft for the latest question.
@@ -156,7 +144,7 @@ struct Feeder {
 }
 
 /// The call was ended and waits for its last observations.
-struct Ending {
+pub(super) struct Ending {
     reason: String,
     reply: Option<Reply<()>>,
     until: Instant,
@@ -164,39 +152,46 @@ struct Ending {
 
 /// What goes out when the log has it.
 #[derive(Default)]
-struct Outbox {
+pub(super) struct Outbox {
     entries: Vec<Entry>,
-    tentative: Vec<Event>,
+    pub tentative: Vec<Event>,
     answers: Vec<Box<dyn FnOnce() + Send>>,
 }
 
+/// Everything of one call that lives; what must survive is in the log.
 pub(super) struct Actor {
-    key: CallKey,
-    parts: Arc<Parts>,
+    pub key: CallKey,
+    pub parts: Arc<Parts>,
     mailbox: mpsc::Receiver<Message>,
     /// `None` until the call is opened.
-    state: Option<CallState>,
-    observer: Observer,
-    work: Work,
-    outbox: Outbox,
+    pub state: Option<CallState>,
+    pub observer: Observer,
+    pub work: Work,
+    pub outbox: Outbox,
     feeder: Option<Feeder>,
     feeders: u64,
     /// When a call without a sender is given up.
     lost_at: Instant,
-    ending: Option<Ending>,
+    pub ending: Option<Ending>,
     /// The latest customer segment, and the cards that answer it.
-    question: String,
-    answers: Vec<Card>,
+    pub question: String,
+    pub answers: Vec<Card>,
 }
 
 impl Actor {
-    pub fn new(key: CallKey, parts: Arc<Parts>, mailbox: mpsc::Receiver<Message>) -> Actor {
+    /// Returns an actor that knows nothing yet; its tenant's terms are `terms`.
+    pub fn new(
+        key: CallKey,
+        parts: Arc<Parts>,
+        terms: SharedTermLists,
+        mailbox: mpsc::Receiver<Message>,
+    ) -> Actor {
         let lost_at = Instant::now() + parts.config.resume();
         Actor {
             key,
             mailbox,
             state: None,
-            observer: Observer::default(),
+            observer: Observer::new(terms),
             work: Work::default(),
             outbox: Outbox::default(),
             feeder: None,
@@ -395,6 +390,8 @@ impl Actor {
     fn open(&mut self, start: Start) {
         let Start { call, agent, customer, channel, language, started_at, knowledge, metadata } = start;
         let knowledge = knowledge.unwrap_or_default();
+        let customer = customer.map(|name| redact_text(&name));
+        self.observer.set_channel(channel);
         self.state = Some(CallState::new(CallRecord {
             call,
             agent: agent.clone(),
@@ -402,7 +399,7 @@ impl Actor {
             channel,
             language: language.clone(),
             knowledge: knowledge.clone(),
-            metadata,
+            metadata: redact_json(&metadata),
             started_at,
             ended_at: None,
             state: CallPhase::Open,
@@ -440,7 +437,6 @@ impl Actor {
         }
         let id = spoken.segment.id.clone();
         let speaker = spoken.segment.speaker;
-        let end_ms = spoken.segment.end_ms;
         for event in self.observer.segment(spoken) {
             let ingest_seq = matches!(event, Event::Segment(_)).then_some(seq);
             self.settle_from(event, ingest_seq);
@@ -451,198 +447,8 @@ impl Actor {
             self.drop_draft();
             self.question.clone_from(&id);
             self.start_search(id.clone());
-            self.start_reading(id, end_ms);
+            self.start_reading(id);
         }
-    }
-
-    fn recent_turns(&self) -> Vec<crate::prompt::Turn> {
-        let Some(state) = &self.state else { return Vec::new() };
-        let skipped = state.turns.len().saturating_sub(TURNS_SEARCHED);
-        state.turns.iter().skip(skipped).cloned().collect()
-    }
-
-    fn start_search(&mut self, segment: String) {
-        let Some(state) = &self.state else { return };
-        let tenant = self.key.tenant.clone();
-        let knowledge = self.parts.knowledge.clone();
-        // A base that does not exist, or not any more, must not cost the others.
-        let named = &state.record.knowledge;
-        let bases: Vec<String> =
-            named.iter().filter(|base| knowledge.active(&tenant, base).is_some()).cloned().collect();
-        if bases.is_empty() && !named.is_empty() {
-            self.go_on(Progress::Found(Found { segment, cards: Some(Vec::new()) }));
-            return;
-        }
-        let question = Question { turns: self.recent_turns(), bases, limit: CARDS_MAX };
-        let searches = Arc::clone(&self.parts.searches);
-        let call = self.key.call.clone();
-        self.work.search(async move {
-            let _permit = searches.acquire_owned().await;
-            let found = tokio::task::spawn_blocking(move || knowledge.search(&tenant, &question)).await;
-            let cards = match found {
-                Ok(Ok(cards)) => Some(cards),
-                Ok(Err(error)) => {
-                    tracing::warn!(%call, %error, "search failed");
-                    None
-                }
-                Err(error) => {
-                    tracing::error!(%call, %error, "search panicked");
-                    None
-                }
-            };
-            Found { segment, cards }
-        });
-    }
-
-    fn start_reading(&mut self, segment: String, end_ms: u64) {
-        let Some(reader) = self.parts.emotions.clone() else { return };
-        if !self.parts.config.emotions {
-            return;
-        }
-        let turns = self.recent_turns();
-        self.work.read(async move { Reading { segment, end_ms, scores: reader.read(&turns).await } });
-    }
-
-    fn go_on(&mut self, progress: Progress) {
-        match progress {
-            Progress::Found(found) => self.found(found),
-            Progress::Read(reading) => self.read(reading),
-            Progress::Wrote(update) => self.wrote(update),
-        }
-    }
-
-    /// Pushes what is new, and drafts an answer to the latest question.
-    fn found(&mut self, found: Found) {
-        let Some(state) = &mut self.state else { return };
-        let cards = found.cards.unwrap_or_default();
-        let new = state.deck.observe(cards.clone());
-        if !new.is_empty() {
-            self.parts.counters.cards.fetch_add(new.len() as u64, std::sync::atomic::Ordering::Relaxed);
-            self.settle(Event::Cards { segment: found.segment.clone(), cards: new });
-        }
-        if found.segment == self.question {
-            self.answers = cards;
-            if self.parts.config.drafts && self.ending.is_none() {
-                self.start_draft(None);
-            }
-        }
-    }
-
-    fn read(&mut self, reading: Reading) {
-        match reading.scores {
-            Ok(scores) => {
-                count(&self.parts.counters.emotions);
-                for event in self.observer.emotion(reading.segment, reading.end_ms, scores) {
-                    self.settle(event);
-                }
-            }
-            Err(error) => tracing::warn!(call = %self.key.call, %error, "emotion not read"),
-        }
-    }
-
-    /// Starts a draft for the latest question and returns its id.
-    fn start_draft(&mut self, instruction: Option<String>) -> String {
-        self.drop_draft();
-        let Some(state) = &mut self.state else { return String::new() };
-        let id = state.next_draft_id();
-        let request = DraftRequest { turns: state.turns(), cards: self.answers.clone(), instruction };
-        let stream = self.parts.drafter.draft(request);
-        self.work.writing = Some(Writing { id: id.clone(), stream, shown: None, original: None });
-        id
-    }
-
-    fn start_rewrite(&mut self, rewrite: Rewrite) -> Result<String, Refusal> {
-        let Some(state) = &self.state else { return Err(Refusal::NoSuchDraft(rewrite.draft)) };
-        let Some(finished) = state.finished_draft(&rewrite.draft).cloned() else {
-            return Err(Refusal::NoSuchDraft(rewrite.draft));
-        };
-        check_spans(&finished.draft.text, &rewrite.spans)?;
-        self.drop_draft();
-        let context =
-            DraftRequest { turns: finished.turns, cards: finished.cards, instruction: rewrite.instruction };
-        let stream = self.parts.drafter.edit(EditRequest {
-            context,
-            text: finished.draft.text.clone(),
-            spans: rewrite.spans,
-            must_include: rewrite.must_include,
-            forbid: rewrite.forbid,
-            max_tokens: rewrite.max_tokens,
-        });
-        let id = rewrite.draft;
-        self.work.writing =
-            Some(Writing { id: id.clone(), stream, shown: None, original: Some(finished.draft) });
-        Ok(id)
-    }
-
-    /// Shows a draft as it stands, or settles it.
-    fn wrote(&mut self, update: Option<DraftUpdate>) {
-        let Some(mut writing) = self.work.writing.take() else { return };
-        match update {
-            Some(update) if update.state == DraftState::Writing => {
-                self.outbox.tentative.push(Event::Draft(draft(&writing.id, update.clone())));
-                writing.shown = Some(update);
-                self.work.writing = Some(writing);
-            }
-            Some(update) if update.state == DraftState::Done => {
-                count(&self.parts.counters.drafts_done);
-                self.settle(Event::Draft(draft(&writing.id, update)));
-            }
-            Some(update) if update.state == DraftState::Dropped => {
-                count(&self.parts.counters.drafts_dropped);
-                self.settle(Event::Draft(draft(&writing.id, update)));
-            }
-            Some(update) => self.fail_draft(writing, update),
-            None => self.fail_draft(writing, failure("the engine stopped")),
-        }
-    }
-
-    /// Settles a failure. A rewrite that failed leaves the draft as it was and says why.
-    fn fail_draft(&mut self, writing: Writing, update: DraftUpdate) {
-        count(&self.parts.counters.drafts_failed);
-        let error = update.error.clone();
-        tracing::warn!(call = %self.key.call, draft = %writing.id, error = ?error, "draft failed");
-        let settled = match writing.original {
-            Some(original) => Draft { error, ..original },
-            None => draft(&writing.id, update),
-        };
-        self.settle(Event::Draft(settled));
-    }
-
-    /// Cancels the draft under way; if somebody saw it, it is settled as dropped.
-    fn drop_draft(&mut self) {
-        let Some(writing) = self.work.writing.take() else { return };
-        count(&self.parts.counters.drafts_dropped);
-        let Some(shown) = writing.shown else { return };
-        let dropped = match writing.original {
-            Some(original) => Draft { state: DraftState::Dropped, ..original },
-            None => {
-                draft(&writing.id, DraftUpdate { state: DraftState::Dropped, tentative_text: None, ..shown })
-            }
-        };
-        self.settle(Event::Draft(dropped));
-    }
-
-    fn act(&mut self, action: Action) -> Result<Option<String>, Refusal> {
-        match action {
-            Action::Draft { instruction } => return Ok(Some(self.start_draft(instruction))),
-            Action::Rewrite(rewrite) => return self.start_rewrite(rewrite).map(Some),
-            Action::Judge { draft, verdict, text } => {
-                let is_known =
-                    self.state.as_ref().is_some_and(|state| state.finished_draft(&draft).is_some());
-                if !is_known {
-                    return Err(Refusal::NoSuchDraft(draft));
-                }
-                self.settle(Event::DraftJudged { id: draft, verdict, text });
-            }
-            Action::Note { from, text } => self.settle(Event::Note { from, text }),
-            Action::Flag { message } => self.settle(Event::Alert {
-                kind: "flag".to_owned(),
-                severity: Severity::Critical,
-                message,
-                segment: None,
-            }),
-        }
-        Ok(None)
     }
 
     /// Settles the end; whoever asked for it is answered when it is on disk.
@@ -658,11 +464,12 @@ impl Actor {
         }
     }
 
-    fn settle(&mut self, event: Event) {
+    /// Numbers an event, folds it in and puts it on its way to the log.
+    pub fn settle(&mut self, event: Event) {
         self.settle_from(event, None);
     }
 
-    /// Numbers an event, folds it in and puts it on its way to the log.
+    /// Settles an event that a sender's message caused.
     fn settle_from(&mut self, event: Event, ingest_seq: Option<u64>) {
         let Some(state) = &mut self.state else { return };
         let envelope = Envelope {
@@ -724,43 +531,5 @@ fn refuse(message: Message, refusal: &Refusal) {
         Message::Say { reply, .. } | Message::End { reply, .. } => send(reply, Err(refusal.clone())),
         Message::Act { reply, .. } => send(reply, Err(refusal.clone())),
         Message::Partial { .. } | Message::CloseIfLost => {}
-    }
-}
-
-fn check_spans(text: &str, spans: &[(usize, usize)]) -> Result<(), Refusal> {
-    let length = text.chars().count();
-    let mut from = 0;
-    if spans.is_empty() {
-        return Err(invalid_spans("name at least one".to_owned()));
-    }
-    for &(start, end) in spans {
-        if start < from || end < start || end > length {
-            let why = format!("[{start}, {end}) must be ascending, not overlap and end by {length}");
-            return Err(invalid_spans(why));
-        }
-        from = end;
-    }
-    Ok(())
-}
-
-fn invalid_spans(why: String) -> Refusal {
-    Refusal::InvalidField { field: "spans", why }
-}
-
-fn draft(id: &str, update: DraftUpdate) -> Draft {
-    let DraftUpdate { text, tentative_text, quotes, cards, state, steps, tokens, error } = update;
-    Draft { id: id.to_owned(), text, tentative_text, state, cards, quotes, steps, tokens, error }
-}
-
-fn failure(error: &str) -> DraftUpdate {
-    DraftUpdate {
-        text: String::new(),
-        tentative_text: None,
-        quotes: Vec::new(),
-        cards: Vec::new(),
-        state: DraftState::Failed,
-        steps: 0,
-        tokens: 0,
-        error: Some(error.to_owned()),
     }
 }

@@ -161,11 +161,12 @@ impl Calls {
         }
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         mailboxes.insert(key.clone(), sender.clone());
-        let actor = Actor::new(key.clone(), Arc::clone(&self.shared.parts), mailbox);
         let calls = self.clone();
         let key = key.clone();
         self.shared.runtime.spawn(async move {
-            actor.run(stopping).await;
+            let parts = Arc::clone(&calls.shared.parts);
+            let terms = parts.terms.of(&key.tenant).await;
+            Actor::new(key.clone(), parts, terms, mailbox).run(stopping).await;
             calls.forget(&key);
         });
         Ok(sender)

@@ -1,9 +1,11 @@
 //! Where the parts meet: the call actor, the registry of calls, prompts and drafts.
 //!
 //! Read in this order: [`intake`] (what senders say), `state` (the fold of a call's log),
-//! `observe` (a segment to its events), `work` (search, reading, draft under way), `call` (the
-//! actor), [`calls`] (the registry and the only way in).
+//! `observe` (a segment to its events), `work` (search, reading, draft under way), `call` and
+//! `answer` (the actor), [`calls`] (the registry and the only way in). [`library`] and [`terms`]
+//! keep what calls look up in step with the store.
 
+mod answer;
 mod call;
 pub mod calls;
 pub mod counters;
@@ -74,7 +76,7 @@ pub struct Parts {
     pub bus: Bus,
     /// What is searched.
     pub knowledge: Knowledge,
-    /// The sensitive terms of each tenant.
+    /// What terms are looked for.
     pub terms: Terms,
     /// How many searches may run at once: each takes a core while it runs.
     pub searches: Arc<Semaphore>,

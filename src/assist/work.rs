@@ -31,7 +31,6 @@ pub(super) struct Found {
 #[derive(Debug)]
 pub(super) struct Reading {
     pub segment: String,
-    pub end_ms: u64,
     pub scores: Result<BTreeMap<Emotion, f32>, EmotionError>,
 }
 

@@ -40,6 +40,11 @@ async fn serve(config: Config, place: &Place) -> anyhow::Result<()> {
         println!("first start: sign in as admin once with {origin}{}", link_path(&token));
     }
     until_asked_to_stop().await?;
+    stop(app).await
+}
+
+/// Stops the server in the time that supervisors of processes grant.
+pub(super) async fn stop(app: App) -> anyhow::Result<()> {
     tokio::time::timeout(STOP_MAX, app.stop()).await.context("the server did not stop in time")?
 }
 

@@ -9,6 +9,7 @@ pub mod imports;
 mod ingest;
 pub mod knowledge;
 pub mod limit;
+mod pages;
 pub mod security;
 pub mod session;
 mod socket;
@@ -26,6 +27,7 @@ use actix_web::web::get;
 use actix_web::web::post;
 
 use crate::assist::Calls;
+use crate::assist::library::Library;
 use crate::server::session::SignIn;
 
 /// How the server listens.
@@ -48,6 +50,8 @@ impl Default for Config {
 pub struct Site {
     /// The calls and all they work with.
     pub calls: Calls,
+    /// The knowledge, to be changed.
+    pub library: Library,
     /// How people and machines get in.
     pub auth: auth::Config,
     /// How the server listens.
@@ -59,10 +63,12 @@ pub struct Site {
 /// # Errors
 /// When the socket cannot be used.
 pub fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server> {
-    let Site { calls, auth, config } = site;
+    let Site { calls, library, auth, config } = site;
     let store = web::Data::new(calls.parts().store.clone());
     let terms = web::Data::new(calls.parts().terms.clone());
     let calls = web::Data::new(calls);
+    let library = web::Data::new(library);
+    let inline_scripts = pages::inline_scripts();
     let is_https = auth.is_https();
     let auth = web::Data::new(auth);
     let sign_in = web::Data::new(SignIn::default());
@@ -70,11 +76,12 @@ pub fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server> {
         App::new()
             .app_data(store.clone())
             .app_data(calls.clone())
+            .app_data(library.clone())
             .app_data(terms.clone())
             .app_data(auth.clone())
             .app_data(sign_in.clone())
             .wrap(error::shape())
-            .wrap(security::headers(&[], is_https))
+            .wrap(security::headers(&inline_scripts, is_https))
             .configure(routes)
     });
     // The process handles signals, and drains calls before it stops the server.
@@ -100,6 +107,8 @@ fn routes(config: &mut web::ServiceConfig) {
         .route("/metrics", get().to(health::metrics))
         .configure(session::routes)
         .configure(users::routes)
+        .configure(knowledge::routes)
         .configure(terms::routes)
+        .configure(pages::routes)
         .configure(error::configure);
 }

@@ -197,7 +197,11 @@ impl Model {
             self.attend(layer, i, chunks, work);
             if i == last {
                 keep_wanted(chunks, &mut work.x, hidden);
-                keep_wanted(chunks, &mut work.attended, self.config.num_attention_heads * self.config.head_dim);
+                keep_wanted(
+                    chunks,
+                    &mut work.attended,
+                    self.config.num_attention_heads * self.config.head_dim,
+                );
                 if work.x.is_empty() {
                     break;
                 }
@@ -295,13 +299,25 @@ impl Model {
                 softmax(row);
             }
             let stride = config.num_attention_heads * head_dim;
-            matmul(&mut out[head * head_dim..], stride, View::new(&scores, rows, end), values, 1.0, Write::Replace);
+            matmul(
+                &mut out[head * head_dim..],
+                stride,
+                View::new(&scores, rows, end),
+                values,
+                1.0,
+                Write::Replace,
+            );
         }
     }
 }
 
 impl Layer {
-    fn load(config: &ModelConfig, weights: &Weights, quant: Quant, index: usize) -> Result<Layer, WeightsError> {
+    fn load(
+        config: &ModelConfig,
+        weights: &Weights,
+        quant: Quant,
+        index: usize,
+    ) -> Result<Layer, WeightsError> {
         let hidden = config.hidden_size;
         let name = |rest: &str| format!("model.layers.{index}.{rest}");
         let linear = |rest: &str, input: usize, output: usize| {
@@ -309,7 +325,8 @@ impl Layer {
         };
         let attention = config.num_attention_heads * config.head_dim;
         let feed_forward = |prefix: &str, width: usize| {
-            let mut gate_up = weights.tensor(&name(&format!("{prefix}.gate_proj.weight")), &[width, hidden])?;
+            let mut gate_up =
+                weights.tensor(&name(&format!("{prefix}.gate_proj.weight")), &[width, hidden])?;
             gate_up.extend(weights.tensor(&name(&format!("{prefix}.up_proj.weight")), &[width, hidden])?);
             Ok::<_, WeightsError>(FeedForward {
                 gate_up: Linear::new(gate_up, hidden, 2 * width, quant),
@@ -385,7 +402,14 @@ impl Sparse {
         };
         let mut scores = vec![0.0; rows * experts];
         let normed = View::new(&work.normed, rows, hidden);
-        matmul(&mut scores, experts, normed, View::new(&self.gate, experts, hidden).transposed(), 1.0, Write::Replace);
+        matmul(
+            &mut scores,
+            experts,
+            normed,
+            View::new(&self.gate, experts, hidden).transposed(),
+            1.0,
+            Write::Replace,
+        );
         let (mut chosen, mut weights) = (vec![0; rows * k], vec![0.0; rows * k]);
         for row in 0..rows {
             let scores = &mut scores[row * experts..(row + 1) * experts];

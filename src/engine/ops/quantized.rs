@@ -121,7 +121,13 @@ impl QuantizedLinear {
             let rows = ROWS.min(count - first);
             let bytes = &x.bytes[(from + first) * x.stride..(from + first + rows) * x.stride];
             let scales = &x.scales[from + first..from + first + rows];
-            self.rows(kernel, &mut y[first * self.output..(first + rows) * self.output], bytes, scales, x.stride);
+            self.rows(
+                kernel,
+                &mut y[first * self.output..(first + rows) * self.output],
+                bytes,
+                scales,
+                x.stride,
+            );
         }
     }
 
@@ -178,7 +184,8 @@ enum Kernel {
 fn kernel() -> Kernel {
     #[cfg(target_arch = "x86_64")]
     {
-        if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512vnni") {
+        if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512vnni")
+        {
             return Kernel::Vnni;
         }
         if std::arch::is_x86_feature_detected!("avx2") {
@@ -192,7 +199,10 @@ impl Kernel {
     /// Adds to `sums[row][lane]` the products of 16 packed outputs with each row of `bytes`.
     fn dot(self, packed: &[i8], bytes: &[u8], stride: usize, rows: usize, sums: &mut [[i32; LANES]; ROWS]) {
         let steps = packed.len() / (LANES * DEPTH);
-        assert!(rows <= ROWS && stride >= steps * DEPTH && bytes.len() >= rows * stride, "rows of activations");
+        assert!(
+            rows <= ROWS && stride >= steps * DEPTH && bytes.len() >= rows * stride,
+            "rows of activations"
+        );
         match self {
             // SAFETY: `kernel` has detected the features, and the assert above keeps reads inside.
             #[cfg(target_arch = "x86_64")]
@@ -266,7 +276,8 @@ mod x86 {
             unsafe {
                 let weights = _mm512_loadu_si512(packed.as_ptr().add(step * LANES * DEPTH).cast());
                 for (row, accumulator) in accumulators.iter_mut().enumerate() {
-                    let inputs = bytes.as_ptr().add(row * stride + step * DEPTH).cast::<i32>().read_unaligned();
+                    let inputs =
+                        bytes.as_ptr().add(row * stride + step * DEPTH).cast::<i32>().read_unaligned();
                     *accumulator = _mm512_dpbusd_epi32(*accumulator, _mm512_set1_epi32(inputs), weights);
                 }
             }

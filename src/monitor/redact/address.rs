@@ -7,11 +7,12 @@ use super::scene::Mode;
 use super::scene::Outcome;
 use super::scene::Scene;
 use super::token::Kind;
+use super::token::spelled_letter;
 
 /// Finds street addresses and postcodes.
 pub(super) fn find(scene: &Scene<'_>, outcome: &mut Outcome) {
     for at in 0..scene.tokens.len() {
-        let range = street_address(scene, at).or_else(|| postcode(scene, at));
+        let range = street_address(scene, outcome, at).or_else(|| postcode(scene, at));
         if let Some((first, last)) = range
             && !outcome.is_taken(first, last)
         {
@@ -21,7 +22,7 @@ pub(super) fn find(scene: &Scene<'_>, outcome: &mut Outcome) {
 }
 
 /// Reads backwards and forwards from a word such as "street" at token `at`.
-fn street_address(scene: &Scene<'_>, at: usize) -> Option<(usize, usize)> {
+fn street_address(scene: &Scene<'_>, outcome: &Outcome, at: usize) -> Option<(usize, usize)> {
     const MAX_NAME_WORDS: usize = 4;
     if !is_street_type(scene.word(at)) {
         return None;
@@ -43,6 +44,7 @@ fn street_address(scene: &Scene<'_>, at: usize) -> Option<(usize, usize)> {
         return None;
     }
     while first > 0
+        && !outcome.taken[first - 1]
         && (is_house_number(scene, first - 1)
             || matches!(scene.word(first - 1), "flat" | "apartment" | "apt" | "unit" | "number" | ","))
     {
@@ -107,6 +109,7 @@ fn postcode(scene: &Scene<'_>, at: usize) -> Option<(usize, usize)> {
     let is_asked = scene.has_cue_before(at, &[Cue::Postcode], 8)
         || (scene.mode != Mode::Written && scene.was_asked(&[Cue::Postcode], 2));
     let is_letters = token.is_word() && token.lower.len() <= 2 && token.lower.is_ascii();
+    let is_letters = is_letters || (is_asked && spelled_letter(token).is_some());
     if !is_letters && !(is_asked && piece_at(&scene.tokens, at, false).is_some()) {
         return None;
     }
@@ -120,14 +123,17 @@ fn postcode(scene: &Scene<'_>, at: usize) -> Option<(usize, usize)> {
         if let Some(piece) = piece_at(&scene.tokens, next, next > at) {
             text.push_str(&piece.digits);
             last = piece.last;
-        } else if token.is_word() && token.lower.len() <= 2 && (token.letter().is_some() || token.is_upper) {
+        } else if let Some(letter) = spelled_letter(token).filter(|_| is_asked || token.lower.len() == 1) {
+            text.push(letter.to_ascii_uppercase());
+            last = next;
+        } else if token.is_word() && token.lower.len() <= 2 && token.is_upper {
             text.push_str(&token.lower.to_uppercase());
             last = next;
         } else {
             break;
         }
         let is_typed = scene.tokens[at].is_upper;
-        if is_postcode(&text) && (is_typed || is_asked) && (is_asked || text.len() >= 6) {
+        if is_postcode(&text) && (is_typed || is_asked) && (is_asked || (text.len() >= 6 && last - at <= 4)) {
             return Some((at, last));
         }
     }
@@ -153,6 +159,6 @@ fn is_street_type(word: &str) -> bool {
 fn is_stop(word: &str) -> bool {
     const STOPS: &str = " the a an and or of at in on is it it's to for from with my your our his her their i you we \
         he she they that this then there if but so not no yes yeah please thanks thank can could would will do \
-        have has had was were be been am are right by way out off up down over just now not ";
+        each every other says said one two minutes hours half long have has had was were be been am are right by way out off up down over just now not tomorrow today either same along ";
     STOPS.split(' ').any(|stop| stop == word)
 }

@@ -115,7 +115,7 @@ const PHRASES: &[(Cue, &[&str])] = &[
             "back of the card",
         ],
     ),
-    (Cue::Code, &["code"]),
+    (Cue::Code, &["code", "number on the back", "three numbers"]),
     (
         Cue::Expiry,
         &[
@@ -510,8 +510,12 @@ fn matches_at(tokens: &[Token], at: usize, words: &[&str]) -> bool {
 /// Returns whether the neighbours of a cue give it another meaning: "social media".
 fn is_misled(tokens: &[Token], cue: &CueAt) -> bool {
     let next = tokens.get(cue.last + 1).map_or("", |token| token.lower.as_str());
+    let before = cue.first.checked_sub(1).map_or("", |at| tokens[at].lower.as_str());
+    let word = tokens[cue.first].lower.as_str();
     match cue.cue {
         Cue::Ssn => matches!(next, "media" | "worker" | "care" | "services" | "club" | "housing"),
+        Cue::Plain => before == "in" && matches!(word, "case" | "order"),
+        Cue::Name => before == "my" && (next == "is" || word.ends_with("'s")),
         _ => false,
     }
 }

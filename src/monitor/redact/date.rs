@@ -2,6 +2,7 @@
 
 use super::Category;
 use super::cue::Cue;
+use super::number::Run;
 use super::number::teen;
 use super::number::ten;
 use super::number::unit;
@@ -35,12 +36,20 @@ pub(super) fn find(scene: &Scene<'_>, outcome: &mut Outcome) {
         at = date.last + 1;
         if is_expiry(scene, outcome, &date) {
             outcome.add(date.first, date.last, Category::CardExpiry);
-        } else if is_birth(scene, &date) {
+        } else if is_birth(scene, &date) || scene.memory.is_hidden_text(&text_of(scene, &date)) {
             outcome.add(date.first, date.last, Category::DateOfBirth);
+            outcome.hidden.push((Category::DateOfBirth, text_of(scene, &date)));
         } else if date.has_month && (date.has_day || date.year.is_some()) && is_named_month(scene, &date) {
             outcome.take(date.first, date.last);
         }
     }
+}
+
+/// Returns the words of a date, to know them again.
+fn text_of(scene: &Scene<'_>, date: &Date) -> String {
+    let words: Vec<&str> =
+        (date.first..=date.last).map(|at| scene.word(at)).filter(|&word| word != "the").collect();
+    words.join(" ")
 }
 
 /// Returns whether a month's name or an ordinal makes this a date beyond doubt.
@@ -165,6 +174,10 @@ fn day_first(scene: &Scene<'_>, at: usize) -> Option<Date> {
     }
     let has_of = scene.word(next) == "of";
     next += usize::from(has_of);
+    // "He's eleven, August nineteenth": the day stands after the month.
+    if !is_ordinal && !has_of && ordinal(scene, next + 1).is_some() {
+        return None;
+    }
     let month_last = if month(scene.word(next)).is_some() {
         next
     } else if is_ordinal && has_of {
@@ -205,14 +218,9 @@ fn spoken_numbers(scene: &Scene<'_>, at: usize) -> Option<Date> {
     if run.first() != at || run.is_quantity || !run.letters.is_empty() {
         return None;
     }
-    let digits = &run.digits;
-    let month_of = |text: &str| text.parse::<u32>().ok().filter(|month| (1..=12).contains(month));
     let groups = run.groups();
     let (first, last) = (run.first(), run.last());
-    if digits.len() == 4 && matches!(groups[..], [1, 1, 2] | [2, 2] | [1, 1, 1, 1] | [4] | [1, 1, 2, ..]) {
-        let year: u32 = digits[2..].parse().ok()?;
-        let is_card_year = (20..=49).contains(&year);
-        month_of(&digits[..2]).filter(|_| is_card_year)?;
+    if let Some(year) = month_and_year(run) {
         // Digits that are not grouped as month and year are an expiry only where one was asked for.
         let is_loose = matches!(groups[..], [4] | [1, 1, 1, 1]);
         let asked = scene.has_cue_before(at, &[Cue::Expiry], 8) || scene.was_asked(&[Cue::Expiry], 2);
@@ -221,15 +229,10 @@ fn spoken_numbers(scene: &Scene<'_>, at: usize) -> Option<Date> {
             last,
             has_day: false,
             has_month: true,
-            year: Some(2000 + year),
+            year: Some(year),
         });
     }
-    if digits.len() == 6 && run.is_spoken() && groups.last() == Some(&2) && groups.first() == Some(&1) {
-        // "oh nine twenty twenty eight"
-        let year: u32 = digits[2..].parse().ok()?;
-        month_of(&digits[..2]).filter(|_| (2020..=2049).contains(&year))?;
-        return Some(Date { first, last, has_day: false, has_month: true, year: Some(year) });
-    }
+    let digits = &run.digits;
     let year_length = match groups[..] {
         [_, _, 2] => 2,
         [_, _, 2, 2] => 4,
@@ -237,10 +240,29 @@ fn spoken_numbers(scene: &Scene<'_>, at: usize) -> Option<Date> {
         _ => return None,
     };
     let day: u32 = run.pieces[0].digits.parse().ok()?;
-    let month_number = month_of(&run.pieces[1].digits);
+    let month_number = run.pieces[1].digits.parse::<u32>().ok().filter(|month| (1..=12).contains(month));
     let year: u32 = digits[digits.len() - year_length..].parse().ok()?;
     let is_date = (1..=31).contains(&day) && month_number.is_some();
     is_date.then(|| Date { first, last, has_day: true, has_month: true, year: Some(full_year(year)) })
+}
+
+/// Returns whether a number may be the month and year to which a card is valid.
+pub(super) fn is_month_and_year(run: &Run) -> bool {
+    !run.is_quantity && run.letters.is_empty() && month_and_year(run).is_some()
+}
+
+/// Reads "oh four twenty nine", "eleven twenty nine", "0429", "oh nine twenty twenty eight".
+fn month_and_year(run: &Run) -> Option<u32> {
+    let groups = run.groups();
+    let is_short = run.len() == 4 && matches!(groups[..], [1, 1, 2] | [2, 2] | [1, 1, 1, 1] | [4]);
+    let is_long = run.len() == 6 && run.is_spoken() && matches!(groups[..], [1, 1, 2, 2] | [2, 2, 2]);
+    if !is_short && !is_long {
+        return None;
+    }
+    let month: u32 = run.digits[..2].parse().ok()?;
+    let year: u32 = run.digits[2..].parse().ok()?;
+    let year = if is_short { 2000 + year } else { year };
+    ((1..=12).contains(&month) && (2020..=2049).contains(&year)).then_some(year)
 }
 
 /// Adds the year that may follow a day and month.
@@ -283,6 +305,10 @@ fn year_at(scene: &Scene<'_>, at: usize) -> Option<(usize, u32)> {
             Some((last, rest)) => Some((last, 2000 + rest)),
             None => Some((at + 1, 2000)),
         };
+    }
+    if matches!(token.lower.as_str(), "oh" | "o") {
+        let digit = unit(scene.word(at + 1)).filter(|&digit| digit != "0")?;
+        return Some((at + 1, 2000 + digit.parse::<u32>().ok()?));
     }
     let (last, head) = two_digits(scene, at)?;
     if matches!(head, 19 | 20) {

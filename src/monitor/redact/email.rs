@@ -19,7 +19,12 @@ pub(super) fn find(scene: &Scene<'_>, outcome: &mut Outcome) {
         if let Some((first, last)) = range
             && !outcome.is_taken(first, last)
         {
-            outcome.add(first, last, Category::Email);
+            // What a company prints on its letters is nobody's secret: "complaints at …".
+            if is_role_mailbox(scene.word(first)) && matches!(scene.word(first + 1), "at" | "@") {
+                outcome.take(first, last);
+            } else {
+                outcome.add(first, last, Category::Email);
+            }
         }
     }
     if scene.mode != Mode::Written {
@@ -61,7 +66,13 @@ fn is_local(scene: &Scene<'_>, at: usize) -> bool {
 /// Reads "name at domain dot com" around the word "at" or a lone "@".
 fn spoken_around(scene: &Scene<'_>, at: usize) -> Option<(usize, usize)> {
     let last = domain_end(scene, at + 1)?;
-    Some((local_start(scene, at), last))
+    let first = local_start(scene, at);
+    // "The form at example.com/withdraw": a site with dots as marks is no mailbox by itself.
+    let is_site = (at..last).any(|at| scene.word(at) == ".") && scene.word(at) == "at";
+    let is_address =
+        (first..at).any(|at| is_joiner(scene, at)) || scene.cues.iter().any(|cue| cue.cue == Cue::Email);
+    let has_path = scene.tokens.get(last + 1).is_some_and(|next| next.is_glued && next.is_mark('/'));
+    (!has_path && (!is_site || is_address)).then_some((first, last))
 }
 
 /// Returns the last token of a spoken domain that begins at token `from`.
@@ -83,7 +94,18 @@ fn is_host(scene: &Scene<'_>, at: usize) -> bool {
 }
 
 fn is_dot(scene: &Scene<'_>, at: usize) -> bool {
-    matches!(scene.word(at), "dot" | "." | "point" | "period")
+    let is_glued_dot = scene.word(at) == "."
+        && scene.tokens[at].is_glued
+        && scene.tokens.get(at + 1).is_some_and(|next| next.is_glued && next.is_word());
+    is_glued_dot || matches!(scene.word(at), "dot" | "point")
+}
+
+/// Returns whether a mailbox belongs to a function rather than a person (RFC 2142 and custom).
+fn is_role_mailbox(word: &str) -> bool {
+    const ROLES: &str = " complaints complaint phish phishing abuse support help info service services office letters \
+        claims privacy security hello care news noreply dpo legal booking reservations customers customer sales billing accounts postmaster webmaster team contact press jobs appeals \
+        returns refunds bookings feedback enquiries ";
+    ROLES.split(' ').any(|role| !role.is_empty() && role == word)
 }
 
 /// Returns the first token of the local part that ends before token `at`.
@@ -142,7 +164,11 @@ fn item_start(scene: &Scene<'_>, end: usize) -> usize {
 fn is_lead(word: &str) -> bool {
     matches!(
         word,
-        "is" | "it's"
+        "not"
+            | "no"
+            | "just"
+            | "is"
+            | "it's"
             | "its"
             | "to"
             | "email"
@@ -183,7 +209,11 @@ fn find_beginning(scene: &Scene<'_>, outcome: &mut Outcome) {
     let Some(join) = (from..count).find(|&at| is_join(at)) else { return };
     let first = local_start(scene, join);
     let is_number = first < join && scene.tokens[first].kind == Kind::Digits;
-    let is_likely = (is_asked || scene.mode == Mode::Partial) && !is_number;
+    // "at" is a common word: before it the address must look like one, or be the whole answer.
+    let is_short_answer = count <= 6;
+    let has_joiner =
+        (first..join).any(|at| is_joiner(scene, at)) || is_joiner(scene, join) || is_short_answer;
+    let is_likely = (is_asked || scene.mode == Mode::Partial) && !is_number && has_joiner;
     if is_likely && first < join && !outcome.is_taken(first, count - 1) {
         outcome.add(first, count - 1, Category::Email);
     }

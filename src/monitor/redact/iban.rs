@@ -10,6 +10,7 @@ use super::scene::Mode;
 use super::scene::Outcome;
 use super::scene::Scene;
 use super::token::Kind;
+use super::token::spelled_letter;
 
 /// Letters and digits that begin as an IBAN does.
 struct Candidate {
@@ -53,7 +54,8 @@ pub(super) fn find(scene: &Scene<'_>, outcome: &mut Outcome) {
 fn candidate_at(scene: &Scene<'_>, at: usize) -> Option<Candidate> {
     let tokens = &scene.tokens;
     let token = tokens.get(at).filter(|token| token.is_word())?;
-    let (mut next, country) = match (token.letter(), tokens.get(at + 1).and_then(|second| second.letter())) {
+    let spelled = |at: usize| tokens.get(at).and_then(spelled_letter);
+    let (mut next, country) = match (spelled(at), spelled(at + 1)) {
         (Some(one), Some(two)) => (at + 2, format!("{one}{two}").to_uppercase()),
         _ => (at + 1, token.lower.to_uppercase()),
     };
@@ -97,6 +99,10 @@ fn is_likely(scene: &Scene<'_>, candidate: &Candidate) -> bool {
         return false;
     }
     let digits = candidate.text.len() - 2;
+    let number: String = candidate.text.chars().filter(char::is_ascii_digit).collect();
+    if scene.memory.is_shown(&number) {
+        return false;
+    }
     let ibans = [Cue::Iban, Cue::Bank, Cue::BankAccount, Cue::Account];
     let is_named = scene.has_cue_before(candidate.first, &ibans, 24);
     let is_plain = scene.has_cue_before(candidate.first, &[Cue::Plain], 6);
@@ -104,8 +110,11 @@ fn is_likely(scene: &Scene<'_>, candidate: &Candidate) -> bool {
         return (is_named && !is_plain) || digits >= 16;
     }
     let was_named = scene.was_asked(&[Cue::Iban], 8) || scene.was_asked(&[Cue::Bank, Cue::BankAccount], 3);
-    let was_plain = scene.was_asked(&[Cue::Plain], 1);
+    let was_plain = scene.was_asked(&[Cue::Plain], 1) && !scene.was_asked(&[Cue::Iban], 4);
+    if was_plain && !is_named {
+        return digits >= 18;
+    }
     let is_account_like =
         scene.tokens[candidate.first..=candidate.last].iter().all(|token| token.kind != Kind::Mark);
-    is_named || (was_named && digits >= 5) || digits >= 14 || (digits >= 10 && !was_plain && is_account_like)
+    is_named || (was_named && digits >= 5) || digits >= 14 || (digits >= 10 && is_account_like)
 }

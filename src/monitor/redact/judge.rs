@@ -4,6 +4,7 @@
 use super::Category;
 use super::check;
 use super::cue::Cue;
+use super::date;
 use super::memory::Open;
 use super::number::Form;
 use super::number::Piece;
@@ -13,7 +14,6 @@ use super::scene::Mode;
 use super::scene::Outcome;
 use super::scene::Scene;
 use super::token::Kind;
-use crate::event::Speaker;
 
 /// How far before a number a word still names it, in tokens.
 const CUE_REACH: usize = 14;
@@ -73,11 +73,14 @@ fn card_from(scene: &Scene<'_>, outcome: &Outcome, pieces: &[&Piece], first: usi
         }
     }
     let last = card?;
+    // Over a gap, whole numbers are joined, never parts of them.
+    let begins_run = scene.runs.iter().any(|run| run.first() == pieces[first].first);
+    let ends_run = scene.runs.iter().any(|run| run.last() == pieces[last].last);
     // Two short numbers that pass together by chance need to be said in one go.
     let is_one_go =
         scene.runs.iter().any(|run| run.first() <= pieces[first].first && run.last() >= pieces[last].last);
-    let heads_strong = pieces[first..=last].iter().all(|piece| piece.form != Form::Compound || is_one_go);
-    heads_strong.then_some(last)
+    let is_spelled = pieces[first..=last].iter().all(|piece| piece.form != Form::Compound);
+    (is_one_go || (is_spelled && begins_run && ends_run)).then_some(last)
 }
 
 /// Decides every run that no finder has taken, in order.
@@ -143,7 +146,9 @@ impl Judge<'_> {
         let Some(category) = run.pieces.iter().find_map(|piece| is_card(piece.first, outcome)) else {
             return;
         };
-        self.open = None;
+        if category == Category::PaymentCard {
+            self.open = None;
+        }
         for piece in &run.pieces {
             if !outcome.is_taken(piece.first, piece.last) {
                 outcome.add(piece.first, piece.last, category);
@@ -169,6 +174,9 @@ impl Judge<'_> {
         if scene.memory.is_shown(&run.digits) {
             return Verdict::Shown;
         }
+        if self.is_expiry_after_card(run, outcome) {
+            return Verdict::Secret(Category::CardExpiry);
+        }
         if let Some(category) = self.continued(run) {
             return Verdict::Secret(category);
         }
@@ -192,15 +200,34 @@ impl Judge<'_> {
         (is_near && counts && is_number && !renamed && fits).then_some(open.category)
     }
 
+    /// Returns whether the run is a month and year right after a whole card.
+    fn is_expiry_after_card(&self, run: &Run, outcome: &Outcome) -> bool {
+        const REACH: usize = 8;
+        let from = run.first().saturating_sub(REACH);
+        let card_is_done = self.open.as_ref().is_none_or(|open| open.text.len() >= 12);
+        card_is_done
+            && date::is_month_and_year(run)
+            && self.follows(run, outcome, &[Category::PaymentCard, Category::Number], REACH)
+            && self.scene.cues_before(run.first(), run.first() - from).all(|cue| cue.cue != Cue::Plain)
+    }
+
     /// Returns whether the run is three or four digits right after a card or its expiry.
     fn is_code_after_card(&self, run: &Run, outcome: &Outcome) -> bool {
         let is_code = run.is_spelled() && matches!(run.len(), 3 | 4) && run.letters.is_empty();
-        let follows = outcome.findings.iter().rev().take(24).any(|finding| {
-            matches!(finding.category, Category::CardExpiry | Category::PaymentCard)
+        let is_named = self.scene.has_cue_before(run.first(), &[Cue::Code, Cue::CardCode], 6);
+        let reach = if is_named { 14 } else { 4 };
+        is_code
+            && self.follows(run, outcome, &[Category::CardExpiry, Category::PaymentCard], reach)
+            && self.scene.cues_before(run.first(), 4).all(|cue| cue.cue != Cue::Plain)
+    }
+
+    /// Returns whether a finding of one of the categories ends within `reach` tokens before the run.
+    fn follows(&self, run: &Run, outcome: &Outcome, categories: &[Category], reach: usize) -> bool {
+        outcome.findings.iter().rev().take(24).any(|finding| {
+            categories.contains(&finding.category)
                 && finding.last < run.first()
-                && run.first() - finding.last <= 4
-        });
-        is_code && follows && self.scene.cues_before(run.first(), 4).all(|cue| cue.cue != Cue::Plain)
+                && run.first() - finding.last <= reach
+        })
     }
 
     /// Decides by the words that name the run: before it, right after it, or said just before.
@@ -232,7 +259,12 @@ impl Judge<'_> {
         }
         for (age, heard) in scene.memory.heard().take(5).enumerate() {
             for &cue in heard.cues.iter().rev() {
-                let place = if age < 2 { Where::Asked(heard.speaker) } else { Where::Earlier };
+                let place = if age < 2 { Where::Asked } else { Where::Earlier };
+                // An agent who was not asked for a secret of the customer's tells none, but for a
+                // number that the company keeps secret for the customer.
+                if !scene.is_customer() && (cue != Cue::Pin || run.len() < 4) {
+                    continue;
+                }
                 if let Some(verdict) = self.accepts(cue, run, place) {
                     return Some(verdict);
                 }
@@ -261,6 +293,9 @@ impl Judge<'_> {
                 let near_card = scene.memory.found_any(Category::PaymentCard, 4)
                     || scene.memory.found_any(Category::CardExpiry, 4)
                     || scene.has_cue_before(run.first(), &[Cue::Card, Cue::Expiry], 24);
+                if self.looks_like_phone(run) {
+                    return None;
+                }
                 match near_card && run.is_spelled() && matches!(length, 3 | 4) {
                     true => Some(Verdict::Secret(Category::CardCode)),
                     false => is_near.then_some(Verdict::Shown),
@@ -278,9 +313,9 @@ impl Judge<'_> {
                 let banks = [Cue::Bank, Cue::BankAccount, Cue::Iban];
                 let is_bank = scene.cues.iter().take(64).any(|cue| banks.contains(&cue.cue))
                     || (scene.mode != Mode::Written && scene.was_asked(&banks, 4));
-                match is_bank && run.is_strong() && (4..=17).contains(&length) && is_near {
+                match is_bank && run.is_strong() && is_bare && (4..=17).contains(&length) && is_near {
                     true => Some(Verdict::Secret(Category::BankAccount)),
-                    false => (is_near && length >= 4).then_some(Verdict::Shown),
+                    false => (is_here && length >= 4 || is_near && length >= 5).then_some(Verdict::Shown),
                 }
             }
             Cue::Phone => self.accepts_phone(run, place, ends_here),
@@ -296,11 +331,23 @@ impl Judge<'_> {
                 secret(Category::Address, run.is_spelled() && (length == 5 || length == 9) && is_near)
             }
             Cue::Ending => is_near.then(|| self.ending(run)).flatten(),
-            Cue::Plain => (place != Where::Earlier && (is_here || length >= 3)).then_some(Verdict::Shown),
+            Cue::Plain if is_here => Some(Verdict::Shown),
+            Cue::Plain if self.looks_like_phone(run) => None,
+            Cue::Plain if is_near => (length >= 3).then_some(Verdict::Shown),
+            // What was asked for some turns ago only speaks for numbers that are not said in fours.
+            Cue::Plain => ((3..13).contains(&length) && length % 4 != 0).then_some(Verdict::Shown),
             Cue::Expiry | Cue::Bank | Cue::Password | Cue::Birth | Cue::Address | Cue::Email | Cue::Name => {
                 None
             }
         }
+    }
+
+    /// Returns whether a customer's number has the shape of a whole telephone number.
+    fn looks_like_phone(&self, run: &Run) -> bool {
+        self.scene.is_customer()
+            && run.letters.is_empty()
+            && run.is_strong()
+            && check::is_phone(&run.digits, &run.groups(), run.has_plus)
     }
 
     fn accepts_phone(&self, run: &Run, place: Where, ends_here: bool) -> Option<Verdict> {
@@ -309,7 +356,10 @@ impl Judge<'_> {
         }
         let is_long = run.len() >= 7 && run.is_strong();
         if self.scene.is_customer() {
-            let is_part = run.is_spelled() && run.len() >= 3 && ends_here && place != Where::Earlier;
+            let is_here = matches!(place, Where::Here(..));
+            let has_size = run.len() >= 4
+                || (run.len() == 3 && (is_here || run.digits == "555" || run.digits.starts_with('0')));
+            let is_part = run.is_spelled() && has_size && ends_here && place != Where::Earlier;
             return (is_long && place != Where::Earlier || is_part)
                 .then_some(Verdict::Secret(Category::Phone));
         }
@@ -326,7 +376,7 @@ impl Judge<'_> {
 
     /// Decides what the last digits of a number are by what else was named.
     fn ending(&self, run: &Run) -> Option<Verdict> {
-        if !(2..=6).contains(&run.len()) || !run.is_spelled() {
+        if !(3..=6).contains(&run.len()) || !run.is_spelled() {
             return None;
         }
         let whole = |cue: &Cue| match cue {
@@ -353,11 +403,15 @@ impl Judge<'_> {
         if !run.letters.is_empty() || run.has_suffix {
             return if length >= 13 { Verdict::Secret(Category::Number) } else { Verdict::Shown };
         }
-        if check::is_phone(&run.digits, &run.groups(), run.has_plus) && run.is_strong() {
-            return match scene.is_customer() {
-                true => Verdict::Secret(Category::Phone),
-                false => Verdict::Shown,
-            };
+        if self.looks_like_phone(run) {
+            return Verdict::Secret(Category::Phone);
+        }
+        if !scene.is_customer() && length < 13 {
+            // What an agent says that is no secret of the call may be repeated by the customer.
+            return if length >= 3 { Verdict::Shown } else { Verdict::Nothing };
+        }
+        if (6..=9).contains(&length) && run.is_spelled() && scene.memory.found_any(Category::BankAccount, 4) {
+            return Verdict::Secret(Category::BankAccount);
         }
         if length >= 13 && run.is_strong() {
             return Verdict::Secret(Category::Number);
@@ -447,8 +501,8 @@ impl Judge<'_> {
 enum Where {
     /// In the same text, at these tokens.
     Here(usize, usize),
-    /// In one of the last two segments, by this speaker.
-    Asked(Speaker),
+    /// In one of the last two segments.
+    Asked,
     /// Before that.
     Earlier,
 }

@@ -118,6 +118,11 @@ impl Memory {
         known.map(|(category, _)| *category)
     }
 
+    /// Returns whether exactly this text was hidden before.
+    pub fn is_hidden_text(&self, text: &str) -> bool {
+        self.hidden.iter().any(|(_, hidden)| hidden == text)
+    }
+
     /// Returns whether the number or one around it was shown before.
     pub fn is_shown(&self, digits: &str) -> bool {
         digits.len() >= 3 && self.shown.iter().any(|shown| shown.contains(digits))

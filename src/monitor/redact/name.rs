@@ -2,6 +2,7 @@
 
 use super::Category;
 use super::cue::Cue;
+use super::number::piece_at;
 use super::scene::Finding;
 use super::scene::Mode;
 use super::scene::Outcome;
@@ -18,6 +19,7 @@ pub(super) fn find(scene: &Scene<'_>, outcome: &mut Outcome) {
             outcome.add(first, last, Category::Name);
         }
     }
+    find_spelled(scene, outcome);
     if let Some((first, last)) = answered(scene)
         && !outcome.is_taken(first, last)
     {
@@ -45,27 +47,74 @@ fn titled(scene: &Scene<'_>, at: usize) -> Option<(usize, usize)> {
     Some((at, last))
 }
 
-/// "my name is …", "the name's …", "I'm Caroline Whitlock".
+/// "my name is …", "it's Caroline Whitlock", "in the name of …".
 fn announced(scene: &Scene<'_>, at: usize) -> Option<(usize, usize)> {
     if !scene.is_customer() {
         return None;
     }
-    let is_clean = scene.tokens[at].is_glued || is_written_with_capitals(scene);
-    let next = match scene.word(at) {
-        "name" if matches!(scene.word(at + 1), "is" | "was") => at + 2,
-        "name's" | "surname's" => at + 1,
-        "surname" if scene.word(at + 1) == "is" => at + 2,
-        "under" | "i'm" | "called" if is_clean => at + 1,
-        "this" if is_clean && scene.word(at + 1) == "is" => at + 2,
-        _ => return None,
+    let is_clean = is_written_with_capitals(scene);
+    let says_name = match scene.word(at) {
+        "name" | "surname" => matches!(scene.word(at + 1), "is" | "was").then_some(at + 2),
+        "name's" | "surname's" | "i'm" if !is_clean || scene.word(at) != "i'm" => Some(at + 1),
+        "of" if scene.word(at.wrapping_sub(1)) == "name" => Some(at + 1),
+        _ => None,
     };
+    if let Some(next) = says_name
+        && let Some(last) = name_end(scene, next, 3)
+    {
+        let words = (next..=last).filter(|&at| scene.tokens[at].is_word()).count();
+        let is_own =
+            matches!(scene.word(at.wrapping_sub(1)), "my" | "her" | "his" | "your" | "full" | "maiden");
+        if is_clean || words >= 2 || (is_own && scene.ends_within(last, 0)) {
+            return Some((next, last));
+        }
+        return None;
+    }
+    // With capitals a first and a last name after a word that leads up to people are enough.
+    let leads = matches!(
+        scene.word(at),
+        "it's"
+            | "i'm"
+            | "that's"
+            | "he's"
+            | "she's"
+            | "is"
+            | "under"
+            | "for"
+            | "called"
+            | "of"
+            | "by"
+            | "and"
+            | "me"
+            | "mr"
+            | "mrs"
+            | "professor"
+            | "named"
+            | "cashier"
+            | ","
+            | "."
+            | "to"
+            | "with"
+    );
+    let asked = scene.mode != Mode::Written && scene.was_asked(&[Cue::Name], 2);
+    let is_strong_lead = matches!(
+        scene.word(at),
+        "it's" | "i'm" | "he's" | "she's" | "under" | "for" | "named" | "cashier" | "professor"
+    );
+    if !is_clean || !leads || !(asked || is_strong_lead || scene.has_cue_before(at + 1, &[Cue::Name], 6)) {
+        return None;
+    }
+    let next = if scene.tokens.get(at + 1).is_some_and(|token| token.is_mark(',')) { at + 2 } else { at + 1 };
     let last = name_end(scene, next, 3)?;
-    Some((next, last))
+    let words = (next..=last).filter(|&at| scene.tokens[at].is_word()).count();
+    let is_professor = scene.word(at) == "professor";
+    let goes_on = scene.tokens.get(last + 1).is_some_and(|token| token.is_word() && token.is_capitalised);
+    ((words >= 2 && !goes_on) || is_professor).then_some((next, last))
 }
 
 /// The answer to "your full name, please".
 fn answered(scene: &Scene<'_>) -> Option<(usize, usize)> {
-    if !scene.is_customer() || scene.mode == Mode::Written || !scene.was_asked(&[Cue::Name], 1) {
+    if !scene.is_customer() || scene.mode == Mode::Written || !scene.was_asked(&[Cue::Name], 2) {
         return None;
     }
     let mut at = 0;
@@ -75,8 +124,53 @@ fn answered(scene: &Scene<'_>) -> Option<(usize, usize)> {
     {
         at += 1;
     }
-    let last = name_end(scene, at, 4)?;
-    Some((at, last))
+    let last = name_end(scene, at, 3)?;
+    let words = (at..=last).filter(|&at| scene.tokens[at].is_word()).count();
+    let was_just_asked = scene.was_asked(&[Cue::Name], 1);
+    let next = scene.tokens.get(last + 1);
+    let stops = next.is_none_or(|token| token.kind != Kind::Word || is_written_with_capitals(scene));
+    let is_answer = words >= 2 || (was_just_asked && stops);
+    is_answer.then_some((at, last))
+}
+
+/// "o k o r o", "A-M-A-R-A, dot, L": names and mailboxes spelled by letters.
+fn find_spelled(scene: &Scene<'_>, outcome: &mut Outcome) {
+    const MIN_LETTERS: usize = 4;
+    let was = |cue: Cue| {
+        scene.cues.iter().any(|at| at.cue == cue)
+            || (scene.mode != Mode::Written && scene.was_asked(&[cue], 2))
+    };
+    let mut at = 0;
+    while at < scene.tokens.len() {
+        let mut letters = 0;
+        let mut last = at;
+        let mut next = at;
+        while let Some(token) = scene.tokens.get(next) {
+            if token.letter().is_some() {
+                (letters, last) = (letters + 1, next);
+            } else if !matches!(token.lower.as_str(), "-" | "," | "dot" | "underscore" | "double")
+                || letters == 0
+            {
+                break;
+            }
+            next += 1;
+        }
+        let has_number = piece_at(&scene.tokens, next, true).is_some();
+        if letters >= MIN_LETTERS && !has_number && !outcome.is_taken(at, last) && scene.is_customer() {
+            let found =
+                |category: Category| outcome.findings.iter().any(|finding| finding.category == category);
+            let category =
+                match (was(Cue::Email) || found(Category::Email), was(Cue::Name) || found(Category::Name)) {
+                    (true, _) => Some(Category::Email),
+                    (false, true) => Some(Category::Name),
+                    (false, false) => None,
+                };
+            if let Some(category) = category {
+                outcome.add(at, last, category);
+            }
+        }
+        at = next.max(at + 1);
+    }
 }
 
 /// A part of a name that was hidden before.
@@ -120,7 +214,7 @@ fn is_written_with_capitals(scene: &Scene<'_>) -> bool {
 }
 
 fn is_title(word: &str) -> bool {
-    matches!(word, "mr" | "mrs" | "ms" | "miss" | "mister" | "mx" | "dr")
+    matches!(word, "mr" | "mrs" | "ms" | "miss" | "mister" | "mx")
 }
 
 fn is_lead(word: &str) -> bool {
@@ -178,6 +272,7 @@ fn is_common(word: &str) -> bool {
         already though too also like um uh er erm ah let let's don't can't won't didn't isn't wasn't doesn't \
         fine great lovely perfect afraid trying looking ringing going having getting there's that's what's mum \
         dad husband wife son daughter mother father sister brother policy booking same new old another other \
+        quickly notice authorization wonderful different free need cancelled want hiya ha alright \
         glad happy ready done not home back locked stuck worried sure lost following under age pressure ";
     WORDS.split(' ').any(|common| common == word)
 }

@@ -104,7 +104,9 @@ impl Run {
 pub(super) fn find_runs(tokens: &[Token]) -> Vec<Run> {
     let mut runs = Vec::new();
     let mut at = 0;
-    let shouts = tokens.iter().filter(|t| t.is_word() && t.lower.len() > 1).all(|t| t.is_upper);
+    // One word in capitals is a code, a sentence of them is shouting.
+    let mut words = tokens.iter().filter(|token| token.is_word() && token.lower.len() > 1);
+    let shouts = words.clone().count() > 2 && words.all(|token| token.is_upper);
     while at < tokens.len() {
         let Some(piece) = piece_at(tokens, at, false) else {
             at += 1;
@@ -122,7 +124,9 @@ fn run_from(tokens: &[Token], first: Piece) -> Run {
     let mut run = Run {
         letters: String::new(),
         digits: first.digits.clone(),
-        is_quantity: first.form == Form::Scaled || follows_currency(tokens, first.first),
+        is_quantity: first.form == Form::Scaled
+            || follows_currency(tokens, first.first)
+            || follows_bare_point(tokens, first.first),
         has_slash: false,
         has_plus: first.first > 0 && tokens[first.first - 1].is_mark('+'),
         has_suffix: false,
@@ -149,6 +153,8 @@ fn run_from(tokens: &[Token], first: Piece) -> Run {
         }
         if after.is_some_and(|t| t.is_word() && t.is_glued) && tokens[last].kind == Kind::Digits {
             run.has_suffix = true;
+            let suffix = tokens[last + 1].lower.as_str();
+            run.is_quantity |= matches!(suffix, "st" | "nd" | "rd" | "th") || is_unit(&tokens[last + 1]);
             return run;
         }
         let Some((piece, is_slash)) = next_piece(tokens, last) else { break };
@@ -342,6 +348,11 @@ fn follows_currency(tokens: &[Token], at: usize) -> bool {
     at > 0 && tokens[at - 1].kind == Kind::Mark && "£$€¥₹".contains(tokens[at - 1].lower.as_str())
 }
 
+/// Returns whether the number is only the decimals of one: "prices ending in .97".
+fn follows_bare_point(tokens: &[Token], at: usize) -> bool {
+    at > 0 && tokens[at - 1].is_mark('.') && !tokens[at - 1].is_glued && tokens[at].is_glued
+}
+
 /// Returns whether the word after a number makes it an amount of something.
 fn is_unit(token: &Token) -> bool {
     const UNITS: &str = " pound pounds quid pence euro euros eur dollar dollars bucks cent cents gbp usd \
@@ -361,7 +372,7 @@ fn letters_before(tokens: &[Token], at: usize, shouts: bool) -> String {
     const MAX_TOKENS: usize = 6;
     let mut letters: Vec<String> = Vec::new();
     for token in tokens[..at].iter().rev().take(MAX_TOKENS) {
-        if token.is_mark('-') || token.is_mark('/') {
+        if token.is_mark('-') || token.is_mark('/') || token.is_mark(',') {
             continue;
         }
         let is_code =

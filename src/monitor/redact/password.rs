@@ -3,6 +3,7 @@
 use super::Category;
 use super::cue::Cue;
 use super::number::piece_at;
+use super::scene::Mode;
 use super::scene::Outcome;
 use super::scene::Scene;
 use super::token::Kind;
@@ -19,6 +20,27 @@ pub(super) fn find(scene: &Scene<'_>, outcome: &mut Outcome) {
             && !outcome.is_taken(first, last)
         {
             outcome.add(first, last, Category::Password);
+        }
+    }
+    find_mixed(scene, outcome);
+}
+
+/// Finds words glued to figures, as passwords are written, where the talk is of passwords.
+fn find_mixed(scene: &Scene<'_>, outcome: &mut Outcome) {
+    let here = scene.cues.iter().any(|cue| cue.cue == Cue::Password);
+    if !here && (scene.mode == Mode::Written || !scene.was_asked(&[Cue::Password], 4)) {
+        return;
+    }
+    for at in 1..scene.tokens.len() {
+        let (word, digits) = (&scene.tokens[at - 1], &scene.tokens[at]);
+        let is_mixed = word.is_word()
+            && word.lower.chars().count() >= 3
+            && digits.kind == Kind::Digits
+            && digits.is_glued
+            && !(word.is_glued && at >= 2 && scene.tokens[at - 2].is_mark('@'));
+        if is_mixed && !outcome.is_taken(at - 1, at) {
+            let last = password_end(scene, at - 1).unwrap_or(at);
+            outcome.add(at - 1, last, Category::Password);
         }
     }
 }

@@ -61,6 +61,20 @@ impl Token {
     }
 }
 
+/// Returns the letter that a token spells: itself, or by the telephone alphabet ("delta").
+pub(super) fn spelled_letter(token: &Token) -> Option<char> {
+    const ALPHABET: [&str; 26] = [
+        "alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliet", "kilo",
+        "lima", "mike", "november", "oscar", "papa", "quebec", "romeo", "sierra", "tango", "uniform",
+        "victor", "whiskey", "xray", "yankee", "zulu",
+    ];
+    let by_alphabet = || {
+        let place = ALPHABET.iter().position(|word| *word == token.lower)?;
+        char::from_digit(place as u32 + 10, 36)
+    };
+    token.letter().or_else(by_alphabet)
+}
+
 /// Cuts `text` into tokens, in linear time.
 pub(super) fn tokenize(text: &str) -> Vec<Token> {
     let mut tokens: Vec<Token> = Vec::new();
