@@ -1,1 +1,115 @@
 //! Wires the parts in floor order and stops them in reverse.
+
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use anyhow::Context;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use crate::assist::Calls;
+use crate::assist::Parts;
+use crate::assist::draft::Drafter;
+use crate::assist::library::Library;
+use crate::assist::terms::Terms;
+use crate::bus::Bus;
+use crate::config::Config;
+use crate::config::ModelConfig;
+use crate::monitor::emotion::EmotionReader;
+use crate::server;
+use crate::server::Site;
+use crate::store::Store;
+
+/// The database's file in the data directory.
+pub const DATABASE: &str = "chatdlm.sqlite";
+/// How long calls and sockets have to end.
+const DRAIN: Duration = Duration::from_secs(4);
+
+/// A running server. Dropping it without [`App::stop`] is what a crash would do.
+pub struct App {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The calls and all they work with.
+    pub calls: Calls,
+    /// The knowledge, to be changed.
+    pub library: Library,
+    server: ServerHandle,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl App {
+    /// Starts everything on the current runtime; the pages answer when it returns.
+    ///
+    /// # Errors
+    /// When the data directory, the address or the model cannot be used.
+    pub async fn start(config: Config, data_dir: &Path) -> anyhow::Result<App> {
+        std::fs::create_dir_all(data_dir)
+            .with_context(|| format!("cannot create the data directory {}", data_dir.display()))?;
+        let address = &config.server.address;
+        let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+        let address = listener.local_addr()?;
+
+        let store = Store::open(&data_dir.join(DATABASE)).await.context("cannot open the database")?;
+        let library = Library::open(store.clone(), data_dir).await.context("cannot open the knowledge")?;
+        let Model { drafter, emotions } = load_model(&config.model);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let terms = Terms::new(store.clone());
+        let parts = Parts {
+            store,
+            bus: Bus::default(),
+            knowledge: library.knowledge().clone(),
+            terms,
+            searches: Arc::new(Semaphore::new(cores)),
+            drafter,
+            emotions,
+            counters: Arc::default(),
+            config: config.calls,
+        };
+        let calls = Calls::new(parts, Handle::current());
+        calls.give_up_lost().await.context("cannot read the open calls")?;
+        let site =
+            Site { calls: calls.clone(), library: library.clone(), auth: config.auth, config: config.server };
+        let server = server::serve(listener, site).context("cannot serve")?;
+        let handle = server.handle();
+        let serving = tokio::spawn(server);
+        tracing::info!(%address, "serving");
+        Ok(App { address, calls, library, server: handle, serving })
+    }
+
+    /// Returns the database.
+    pub fn store(&self) -> &Store {
+        &self.calls.parts().store
+    }
+
+    /// Drains: no new calls, sockets get a going-away close, what is settled is written. Calls
+    /// stay open in the log, for their senders to resume.
+    ///
+    /// # Errors
+    /// When the server had failed.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        if tokio::time::timeout(DRAIN, self.calls.stop()).await.is_err() {
+            tracing::warn!("some calls or sockets did not end in time");
+        }
+        self.server.stop(true).await;
+        self.serving.await.context("the server panicked")?.context("the server failed")?;
+        self.calls.parts().store.close().await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// What the model gives to calls.
+struct Model {
+    drafter: Drafter,
+    emotions: Option<EmotionReader>,
+}
+
+/// Loads the model. Without one drafts fail visibly and emotions are not read; the rest goes on.
+fn load_model(_config: &ModelConfig) -> Model {
+    Model { drafter: Drafter::without_model("no model is loaded"), emotions: None }
+}

@@ -63,6 +63,15 @@ impl fmt::Display for CallId {
     }
 }
 
+/// Names one call across tenants.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallKey {
+    /// The tenant it belongs to.
+    pub tenant: String,
+    /// Its name there.
+    pub call: CallId,
+}
+
 /// Who speaks in a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -413,6 +422,26 @@ pub enum Event {
         /// From the call's start to its last segment's end.
         duration_ms: u64,
     },
+}
+
+impl Event {
+    /// Returns the event's `type` as the log and the sockets write it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Event::CallOpened { .. } => "call_opened",
+            Event::Segment(_) => "segment",
+            Event::Emotion { .. } => "emotion",
+            Event::SpeechRate { .. } => "speech_rate",
+            Event::Sensitive { .. } => "sensitive",
+            Event::Alert { .. } => "alert",
+            Event::Cards { .. } => "cards",
+            Event::Draft(_) => "draft",
+            Event::DraftJudged { .. } => "draft_judged",
+            Event::Note { .. } => "note",
+            Event::Summary { .. } => "summary",
+            Event::CallClosed { .. } => "call_closed",
+        }
+    }
 }
 
 /// An event with its call, number and time.

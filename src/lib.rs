@@ -6,13 +6,14 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 | [`event`] [`prompt`] [`engine`] |
-//! | 1 | [`monitor`] [`knowledge`] [`store`] [`bus`] [`corpus`] |
-//! | 2 | [`assist`] |
-//! | 3 | [`server`] |
-//! | 4 | [`config`] |
-//! | 5 | [`app`] |
-//! | 6 | [`command`] and the binary |
+//! | 0 | [`event`] [`engine`] |
+//! | 1 | [`prompt`] |
+//! | 2 | [`monitor`] [`knowledge`] [`store`] [`bus`] [`corpus`] |
+//! | 3 | [`assist`] |
+//! | 4 | [`server`] |
+//! | 5 | [`config`] |
+//! | 6 | [`app`] |
+//! | 7 | [`command`] and the binary |
 
 pub mod app;
 pub mod assist;

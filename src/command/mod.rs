@@ -53,6 +53,13 @@ pub struct Place {
     pub config: Option<PathBuf>,
 }
 
+impl Place {
+    /// Returns the path of the database file.
+    pub fn database(&self) -> PathBuf {
+        self.data_dir.join(crate::app::DATABASE)
+    }
+}
+
 /// Runs one command to its end.
 ///
 /// # Errors

@@ -120,7 +120,7 @@ impl Dialogue {
         let mut voices: BTreeMap<&str, Speaker> = BTreeMap::new();
         let mut roles = Vec::with_capacity(self.turns.len());
         for turn in &self.turns {
-            let next = if voices.len() % 2 == 0 { Speaker::Customer } else { Speaker::Agent };
+            let next = if voices.len().is_multiple_of(2) { Speaker::Customer } else { Speaker::Agent };
             roles.push(match turn.speaker {
                 Some(speaker) => speaker,
                 None => *voices.entry(&turn.speaker_name).or_insert(next),

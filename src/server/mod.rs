@@ -1,1 +1,114 @@
 //! HTTP and websockets: routes on one screen, one file for each resource.
+
+pub mod auth;
+mod calls;
+pub mod error;
+mod frames;
+mod health;
+pub mod imports;
+mod ingest;
+pub mod knowledge;
+pub mod limit;
+mod pages;
+pub mod security;
+pub mod session;
+mod socket;
+pub mod terms;
+pub mod users;
+mod watch;
+
+use std::net::TcpListener;
+
+use actix_web::App;
+use actix_web::HttpServer;
+use actix_web::dev::Server;
+use actix_web::web;
+use actix_web::web::get;
+use actix_web::web::post;
+
+use crate::assist::Calls;
+use crate::assist::library::Library;
+use crate::server::session::SignIn;
+
+/// How the server listens.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where it listens.
+    pub address: String,
+    /// How many threads answer requests; calls and the model have their own.
+    pub workers: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { address: "127.0.0.1:8080".to_owned(), workers: 2 }
+    }
+}
+
+/// What the handlers share.
+pub struct Site {
+    /// The calls and all they work with.
+    pub calls: Calls,
+    /// The knowledge, to be changed.
+    pub library: Library,
+    /// How people and machines get in.
+    pub auth: auth::Config,
+    /// How the server listens.
+    pub config: Config,
+}
+
+/// Serves on `listener` until the returned server is stopped.
+///
+/// # Errors
+/// When the socket cannot be used.
+pub fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server> {
+    let Site { calls, library, auth, config } = site;
+    let store = web::Data::new(calls.parts().store.clone());
+    let terms = web::Data::new(calls.parts().terms.clone());
+    let calls = web::Data::new(calls);
+    let library = web::Data::new(library);
+    let inline_scripts = pages::inline_scripts();
+    let is_https = auth.is_https();
+    let auth = web::Data::new(auth);
+    let sign_in = web::Data::new(SignIn::default());
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(store.clone())
+            .app_data(calls.clone())
+            .app_data(library.clone())
+            .app_data(terms.clone())
+            .app_data(auth.clone())
+            .app_data(sign_in.clone())
+            .wrap(error::shape())
+            .wrap(security::headers(&inline_scripts, is_https))
+            .configure(routes)
+    });
+    // The process handles signals, and drains calls before it stops the server.
+    Ok(server.workers(config.workers).disable_signals().shutdown_timeout(3).listen(listener)?.run())
+}
+
+/// Every route.
+fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("/v1/calls/ingest", get().to(ingest::ingest))
+        .route("/v1/calls", get().to(calls::list))
+        .route("/v1/calls/{call}", get().to(calls::one))
+        .route("/v1/calls/{call}/events", get().to(watch::watch_call))
+        .route("/v1/calls/{call}/drafts", post().to(calls::draft))
+        .route("/v1/calls/{call}/drafts/{draft}/edits", post().to(calls::edit))
+        .route("/v1/calls/{call}/drafts/{draft}/judgement", post().to(calls::judge))
+        .route("/v1/calls/{call}/notes", post().to(calls::note))
+        .route("/v1/calls/{call}/flag", post().to(calls::flag))
+        .route("/v1/calls/{call}/cards/{card}/feedback", post().to(calls::feedback))
+        .route("/v1/events", get().to(watch::watch_tenant))
+        .route("/healthz", get().to(health::healthz))
+        .route("/readyz", get().to(health::readyz))
+        .route("/metrics", get().to(health::metrics))
+        .configure(session::routes)
+        .configure(users::routes)
+        .configure(knowledge::routes)
+        .configure(terms::routes)
+        .configure(pages::routes)
+        .configure(error::configure);
+}

@@ -2,7 +2,9 @@
 
 pub mod matmul;
 pub mod norm;
+pub mod quantized;
 pub mod rope;
 pub mod route;
 pub mod simd;
+pub mod softmax;
 pub mod swiglu;

@@ -7,8 +7,8 @@
 use crate::engine::ops::matmul::View;
 use crate::engine::ops::matmul::Write;
 use crate::engine::ops::matmul::matmul;
-use crate::engine::ops::simd::exp;
 use crate::engine::ops::simd::multiversion;
+use crate::engine::ops::softmax::softmax;
 
 /// The sizes of attention.
 #[derive(Debug, Clone, Copy)]
@@ -193,25 +193,6 @@ fn weigh_values(
         let v = View::strided(&half.v[sight.from * k_stride + key_at..], sight.rows, width, k_stride);
         let own = View { data: &p[sight.clean..], columns: sight.rows, ..probability };
         matmul(out, q_stride, own, v, 1.0, if sight.clean > 0 { Write::Add } else { Write::Replace });
-    }
-}
-
-multiversion! {
-    /// Replaces a row of scores by its softmax.
-    pub fn softmax(row: &mut [f32]) {
-        let mut largest = f32::NEG_INFINITY;
-        for s in row.iter() {
-            largest = if *s > largest { *s } else { largest };
-        }
-        let mut sum = 0.0;
-        for s in row.iter_mut() {
-            *s = exp(*s - largest);
-            sum += *s;
-        }
-        let inverse = 1.0 / sum;
-        for s in row.iter_mut() {
-            *s *= inverse;
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::engine::ops::matmul::Write;
 use crate::engine::ops::matmul::linear;
 use crate::engine::ops::matmul::linear_input_gradient;
 use crate::engine::ops::matmul::linear_weight_gradient;
-use crate::engine::train::attention::softmax;
+use crate::engine::ops::softmax::softmax;
 
 /// Rows whose logits are in memory at once, for each thread.
 const ROWS_AT_ONCE: usize = 64;

@@ -580,7 +580,7 @@ mod tests {
             "hidden_size": 12, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4,
             "num_key_value_heads": 2, "head_dim": 6, "rms_norm_eps": 1e-6, "rope_theta": 100.0,
             "partial_rotary_factor": 0.67, "max_position_embeddings": 64, "num_experts": 4,
-            "num_experts_per_tok": 2, "num_shared_experts": 1, "moe_intermediate_size": 5,
+            "num_experts_per_tok": 4, "num_shared_experts": 1, "moe_intermediate_size": 5,
             "tie_word_embeddings": true, "block_size": 4, "routed_scaling_factor": 1.5,
             "mask_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
         }))
@@ -591,7 +591,7 @@ mod tests {
         let config = tiny();
         let layout = Layout::new(&config).expect("a layout");
         let mut rng = StdRng::seed_from_u64(seed);
-        let parameters = (0..layout.len).map(|_| rng.random::<f32>() - 0.4).collect();
+        let parameters = (0..layout.len).map(|_| (rng.random::<f32>() - 0.4) * 0.6).collect();
         Network::new(config, parameters, vec![vec![0.0; 4]; 2]).expect("a network")
     }
 

@@ -245,7 +245,7 @@ fn spoken_numbers(scene: &Scene<'_>, at: usize) -> Option<Date> {
     let day: u32 = run.pieces[0].digits.parse().ok()?;
     let month_number = run.pieces[1].digits.parse::<u32>().ok().filter(|month| (1..=12).contains(month));
     let year: u32 = digits[digits.len() - year_length..].parse().ok()?;
-    let is_date = (1..=31).contains(&day) && month_number.is_some();
+    let is_date = run.is_spoken() && (1..=31).contains(&day) && month_number.is_some();
     is_date.then(|| Date { first, last, has_day: true, has_month: true, year: Some(full_year(year)) })
 }
 

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Looks for what building ("build") and testing ("test") need. Installs what is missing with
+# apt-get where it may (as root, or by sudo without a password), else names it and fails.
+set -euo pipefail
+
+# The oldest Rust that builds this: rust-version in Cargo.toml.
+rust_version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")
+
+has() { command -v "$1" >/dev/null 2>&1; }
+has_any() { local name; for name in "$@"; do has "$name" && return; done; return 1; }
+
+packages=()
+for purpose in "$@"; do
+  case $purpose in
+    build)
+      # SQLite and zstd are compiled from their C sources.
+      has_any cc gcc clang || packages+=(gcc libc6-dev)
+      ;;
+    test)
+      # The browser test drives a real browser.
+      has_any chromium chromium-browser google-chrome || packages+=(chromium)
+      has chromedriver || packages+=(chromium-driver)
+      ;;
+    *) echo "setup: unknown purpose '$purpose', expected build or test" >&2; exit 2 ;;
+  esac
+done
+
+if ! has cargo; then
+  echo "setup: Rust $rust_version or newer is missing; install it from https://rustup.rs" >&2
+  exit 1
+fi
+found=$(rustc --version | cut -d ' ' -f 2)
+oldest=$(printf '%s\n%s\n' "$rust_version" "$found" | sort -V | head -n 1)
+if [ "$oldest" != "$rust_version" ]; then
+  echo "setup: Rust $rust_version or newer is needed, this is $found; run: rustup update stable" >&2
+  exit 1
+fi
+
+[ ${#packages[@]} -eq 0 ] && exit 0
+
+install=(env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${packages[@]}")
+if has apt-get && [ "$(id -u)" -eq 0 ]; then
+  as_root=()
+elif has apt-get && has sudo && sudo -n true 2>/dev/null; then
+  as_root=(sudo -n)
+else
+  echo "setup: missing: ${packages[*]}" >&2
+  echo "setup: on Debian or Ubuntu run: sudo apt-get install ${packages[*]}" >&2
+  exit 1
+fi
+echo "setup: installing ${packages[*]}"
+# A stale package list is the usual reason for a failed installation.
+"${as_root[@]}" "${install[@]}" >/dev/null 2>&1 || {
+  "${as_root[@]}" apt-get update --quiet --quiet
+  "${as_root[@]}" "${install[@]}"
+}

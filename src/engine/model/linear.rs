@@ -1,0 +1,115 @@
+//! A linear layer in the precision it was loaded with.
+
+use rayon::prelude::*;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::engine::ops::matmul;
+use crate::engine::ops::quantized::QuantizedLinear;
+use crate::engine::ops::quantized::QuantizedRows;
+
+/// How weights are kept in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Quant {
+    /// 32-bit floats, as the references compute.
+    F32,
+    /// 8-bit integers, weights and activations.
+    Q8,
+}
+
+/// A weight `[output, input]`.
+#[derive(Debug, Clone)]
+pub enum Linear {
+    /// In full precision.
+    F32 {
+        /// Row-major.
+        weight: Vec<f32>,
+        /// Number of inputs.
+        input: usize,
+        /// Number of outputs.
+        output: usize,
+    },
+    /// In 8 bits.
+    Q8(QuantizedLinear),
+}
+
+/// Rows in the form that the layers of one model take.
+#[derive(Debug, Clone, Default)]
+pub struct Rows {
+    full: Vec<f32>,
+    quantized: QuantizedRows,
+    input: usize,
+}
+
+impl Rows {
+    /// Replaces the content by rows `x` `[rows, input]`.
+    pub fn set(&mut self, quant: Quant, x: &[f32], input: usize) {
+        self.input = input;
+        match quant {
+            Quant::F32 => {
+                self.full.clear();
+                self.full.extend_from_slice(x);
+            }
+            Quant::Q8 => self.quantized.quantize(x, input),
+        }
+    }
+
+    /// Replaces the content by some rows of another.
+    pub fn gather(&mut self, from: &Rows, quant: Quant, rows: impl Iterator<Item = usize>) {
+        self.input = from.input;
+        match quant {
+            Quant::F32 => {
+                self.full.clear();
+                for row in rows {
+                    self.full.extend_from_slice(&from.full[row * from.input..(row + 1) * from.input]);
+                }
+            }
+            Quant::Q8 => self.quantized.gather(&from.quantized, rows),
+        }
+    }
+}
+
+impl Linear {
+    /// Keeps a weight `[output, input]` in the given precision.
+    pub fn new(weight: Vec<f32>, input: usize, output: usize, quant: Quant) -> Linear {
+        match quant {
+            Quant::F32 => Linear::F32 { weight, input, output },
+            Quant::Q8 => Linear::Q8(QuantizedLinear::new(&weight, input, output)),
+        }
+    }
+
+    /// Returns the number of outputs.
+    pub fn output(&self) -> usize {
+        match self {
+            Linear::F32 { output, .. } => *output,
+            Linear::Q8(linear) => linear.output,
+        }
+    }
+
+    /// Returns how many bytes the weight takes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Linear::F32 { weight, .. } => weight.len() * size_of::<f32>(),
+            Linear::Q8(linear) => linear.bytes(),
+        }
+    }
+
+    /// Computes the outputs of rows `from..` of `x` into `y` `[count, output]`, on this thread.
+    pub fn apply(&self, y: &mut [f32], x: &Rows, from: usize) {
+        let count = y.len() / self.output();
+        match self {
+            Linear::F32 { weight, input, output } => {
+                matmul::linear(y, &x.full[from * input..(from + count) * input], weight, *input, *output);
+            }
+            Linear::Q8(linear) => linear.apply(y, &x.quantized, from, count),
+        }
+    }
+
+    /// Computes the outputs of all rows of `x`, split over the threads.
+    pub fn apply_parallel(&self, y: &mut [f32], x: &Rows) {
+        let rows = y.len() / self.output();
+        let piece = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(8);
+        y.par_chunks_mut(piece * self.output()).enumerate().for_each(|(i, y)| self.apply(y, x, i * piece));
+    }
+}

@@ -1,0 +1,100 @@
+//! `/healthz`, `/readyz` and `/metrics`: for those who run the server.
+
+use std::fmt::Write;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use actix_web::HttpResponse;
+use actix_web::web;
+use serde_json::json;
+
+use crate::assist::Calls;
+use crate::assist::counters::BOUNDS_MS;
+use crate::assist::counters::Histogram;
+use crate::store::identity::Identity;
+
+/// Says that the process is up.
+pub(super) async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().json(json!({"status": "up"}))
+}
+
+/// Says whether calls can be served: the database must answer. Without a model drafts and
+/// emotions are off and the rest goes on, so that is shown and does not make it unready.
+pub(super) async fn readyz(calls: web::Data<Calls>) -> HttpResponse {
+    let parts = calls.parts();
+    let is_stopping = *calls.stopping().borrow();
+    let database = parts.store.ping().await;
+    if let Err(error) = &database {
+        tracing::error!(%error, "database does not answer");
+    }
+    let is_ready = database.is_ok() && !is_stopping;
+    let body = json!({
+        "status": if is_ready { "ready" } else { "not_ready" },
+        "database": database.is_ok(),
+        "index": true,
+        "model": parts.emotions.is_some(),
+        "stopping": is_stopping,
+    });
+    if is_ready { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
+}
+
+/// Returns the counters in the text format of Prometheus.
+pub(super) async fn metrics(_known: Identity, calls: web::Data<Calls>) -> HttpResponse {
+    let parts = calls.parts();
+    let counters = &parts.counters;
+    let mut text = String::new();
+    gauge(&mut text, "calls_live", "Calls that have an actor.", calls.live());
+    gauge(&mut text, "appends_waiting", "Appends that wait for the disk.", parts.store.appends_waiting());
+    let totals: [(&str, &str, &AtomicU64); 11] = [
+        ("calls_opened_total", "Calls opened.", &counters.calls_opened),
+        ("calls_closed_total", "Calls closed by their sender.", &counters.calls_closed),
+        ("calls_interrupted_total", "Calls whose sender did not come back.", &counters.calls_interrupted),
+        ("segments_total", "Final segments logged.", &counters.segments),
+        ("segments_repeated_total", "Segments repeated, changing nothing.", &counters.segments_repeated),
+        ("refused_total", "Messages refused by name.", &counters.refused),
+        ("cards_total", "Cards pushed.", &counters.cards),
+        ("emotions_total", "Emotions read.", &counters.emotions),
+        ("drafts_done_total", "Drafts finished.", &counters.drafts_done),
+        ("drafts_failed_total", "Drafts that failed.", &counters.drafts_failed),
+        ("drafts_dropped_total", "Drafts dropped for a newer question.", &counters.drafts_dropped),
+    ];
+    for (name, help, counter) in totals {
+        head(&mut text, name, help, "counter");
+        line(&mut text, format_args!("chatdlm_{name} {}", counter.load(Relaxed)));
+    }
+    let help = "From a final segment's arrival to its acknowledgement.";
+    histogram(&mut text, "ack_seconds", help, &counters.acknowledged);
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text)
+}
+
+fn gauge(text: &mut String, name: &str, help: &str, value: usize) {
+    head(text, name, help, "gauge");
+    line(text, format_args!("chatdlm_{name} {value}"));
+}
+
+fn histogram(text: &mut String, name: &str, help: &str, histogram: &Histogram) {
+    head(text, name, help, "histogram");
+    let mut sum = 0;
+    for (index, bucket) in histogram.buckets.iter().enumerate() {
+        sum += bucket.load(Relaxed);
+        match BOUNDS_MS.get(index) {
+            Some(&ms) => {
+                line(text, format_args!("chatdlm_{name}_bucket{{le=\"{}\"}} {sum}", ms as f64 / 1000.0));
+            }
+            None => line(text, format_args!("chatdlm_{name}_bucket{{le=\"+Inf\"}} {sum}")),
+        }
+    }
+    let seconds = histogram.sum_us.load(Relaxed) as f64 / 1e6;
+    line(text, format_args!("chatdlm_{name}_sum {seconds}"));
+    line(text, format_args!("chatdlm_{name}_count {sum}"));
+}
+
+fn head(text: &mut String, name: &str, help: &str, kind: &str) {
+    line(text, format_args!("# HELP chatdlm_{name} {help}"));
+    line(text, format_args!("# TYPE chatdlm_{name} {kind}"));
+}
+
+fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{arguments}");
+}

@@ -1,0 +1,178 @@
+//! A websocket as the handlers meet it: texts in, texts out, pings and limits taken care of.
+
+use std::time::Duration;
+
+use actix_web::FromRequest;
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::dev::Payload;
+use actix_web::web;
+use actix_web::web::Bytes;
+use actix_ws::AggregatedMessage;
+use actix_ws::AggregatedMessageStream;
+use actix_ws::CloseCode;
+use actix_ws::CloseReason;
+use actix_ws::Closed;
+use actix_ws::ProtocolError;
+use actix_ws::Session;
+use serde_json::json;
+use tokio::time::Instant;
+use tokio::time::Interval;
+use tokio::time::MissedTickBehavior;
+
+use crate::server::frames::Frames;
+use crate::store::Store;
+use crate::store::identity::Identity;
+
+/// The largest message, in bytes.
+pub const MESSAGE_MAX_BYTES: usize = 256 * 1024;
+/// How often the other side is pinged, and its permission asked again.
+const PING_EVERY: Duration = Duration::from_secs(15);
+/// After how much silence the other side is taken for gone.
+const SILENCE_MAX: Duration = Duration::from_secs(45);
+
+/// What came in.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// A text message.
+    Text(String),
+    /// A message that is no text; the socket goes on.
+    Refused {
+        /// The code for programs.
+        code: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// A message so large that the socket cannot go on.
+    TooLarge,
+    /// The other side is gone, or may not be here any more.
+    Gone,
+}
+
+/// One websocket. Dropping it closes it without a word.
+pub(super) struct Socket {
+    session: Session,
+    messages: AggregatedMessageStream,
+    pings: Interval,
+    last_heard: Instant,
+    store: web::Data<Store>,
+    identity: Identity,
+}
+
+impl Socket {
+    /// Answers the request with a websocket.
+    ///
+    /// # Errors
+    /// When the request is no websocket handshake.
+    pub async fn open(
+        request: &HttpRequest,
+        payload: web::Payload,
+        store: web::Data<Store>,
+        identity: Identity,
+    ) -> Result<(HttpResponse, Socket), actix_web::Error> {
+        let frames = Frames::new(payload.into_inner(), MESSAGE_MAX_BYTES as u64);
+        let mut guarded: Payload = Payload::Stream { payload: Box::pin(frames) };
+        let guarded = web::Payload::from_request(request, &mut guarded).await?;
+        let (response, session, messages) = actix_ws::handle(request, guarded)?;
+        let messages = messages
+            .max_frame_size(MESSAGE_MAX_BYTES)
+            .aggregate_continuations()
+            .max_continuation_size(MESSAGE_MAX_BYTES);
+        let mut pings = tokio::time::interval(PING_EVERY);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let socket = Socket { session, messages, pings, last_heard: Instant::now(), store, identity };
+        Ok((response, socket))
+    }
+
+    /// Returns who opened the socket.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Returns the next message. Cancelling it may lose a pong, nothing else.
+    pub async fn heard(&mut self) -> Heard {
+        loop {
+            let message = tokio::select! {
+                message = self.messages.recv() => message,
+                _ = self.pings.tick() => {
+                    if self.last_heard.elapsed() > SILENCE_MAX || !self.is_welcome().await {
+                        return Heard::Gone;
+                    }
+                    if self.session.ping(b"").await.is_err() {
+                        return Heard::Gone;
+                    }
+                    continue;
+                }
+            };
+            self.last_heard = Instant::now();
+            match message {
+                Some(Ok(AggregatedMessage::Text(text))) => return Heard::Text(text.to_string()),
+                Some(Ok(AggregatedMessage::Binary(_))) => {
+                    let message = "binary messages are not understood here".to_owned();
+                    return Heard::Refused { code: "binary", message };
+                }
+                Some(Ok(AggregatedMessage::Ping(payload))) => self.pong(&payload).await,
+                Some(Ok(AggregatedMessage::Pong(_))) => {}
+                Some(Ok(AggregatedMessage::Close(_))) | None => return Heard::Gone,
+                Some(Err(ProtocolError::Io(error))) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    let message = "the message is not UTF-8".to_owned();
+                    return Heard::Refused { code: "invalid_utf8", message };
+                }
+                Some(Err(ProtocolError::Overflow)) => return Heard::TooLarge,
+                Some(Err(ProtocolError::Io(error))) if is_too_large(&error) => return Heard::TooLarge,
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "websocket broken");
+                    return Heard::Gone;
+                }
+            }
+        }
+    }
+
+    async fn pong(&mut self, payload: &Bytes) {
+        // A socket that cannot be written to shows at the next read.
+        let _ = self.session.pong(payload).await;
+    }
+
+    /// Returns whether the session or key behind the socket still stands.
+    async fn is_welcome(&self) -> bool {
+        match self.store.still_stands(&self.identity).await {
+            Ok(stands) => stands,
+            Err(error) => {
+                // Not the user's fault: asked again with the next ping.
+                tracing::warn!(%error, "permission could not be asked again");
+                true
+            }
+        }
+    }
+
+    /// Sends a text; waits while the other side is slow.
+    ///
+    /// # Errors
+    /// When the other side is gone.
+    pub async fn send(&mut self, text: impl Into<String>) -> Result<(), Closed> {
+        self.session.text(text.into()).await
+    }
+
+    /// Sends a named error.
+    ///
+    /// # Errors
+    /// When the other side is gone.
+    pub async fn send_error(&mut self, code: &str, message: &str, seq: Option<u64>) -> Result<(), Closed> {
+        let mut error = json!({"type": "error", "code": code, "message": message});
+        if let Some(seq) = seq {
+            error["seq"] = seq.into();
+        }
+        self.send(error.to_string()).await
+    }
+
+    /// Closes the socket with a code and a reason.
+    pub async fn close(self, code: CloseCode, reason: &str) {
+        // Closing one that is gone already changes nothing.
+        let _ = self.session.close(Some(CloseReason { code, description: Some(reason.to_owned()) })).await;
+    }
+}
+
+/// Returns whether the error is the guard's or the aggregation's, which only their texts tell.
+fn is_too_large(error: &std::io::Error) -> bool {
+    error.to_string().contains("size")
+}

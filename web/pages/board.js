@@ -1,0 +1,163 @@
+// `/board`: all open calls of the tenant, those that need somebody first.
+
+import { useEffect, useMemo, useState } from 'preact/hooks';
+import { signal } from '@preact/signals';
+
+import { html } from '../html.js';
+import { Empty, Problem } from '../parts/failure.js';
+import { EmotionWord } from '../parts/emotion.js';
+import { History } from '../parts/history.js';
+import { Sparkline } from '../parts/sparkline.js';
+import { SEVERITY_TONES, TONES, clock, plural } from '../text.js';
+import { act, emptyBoard, isUpset, lagP95, silence } from '../state/board.js';
+import { get, listOf } from '../api.js';
+import { go } from '../router.js';
+import { loadTitles, nameOf, named } from '../bases.js';
+import { now } from '../clock.js';
+import { perFrame, watch } from '../socket.js';
+import { useReadiness } from '../parts/readiness.js';
+
+const POLL_MS = 3000;
+// Hundreds of calls speak at once, and nobody reads faster than this.
+const DRAW_EVERY_MS = 250;
+const FRESH_ALERT_MS = 120_000;
+
+/** Starts watching the board. */
+function watchBoard() {
+  const board = signal(emptyBoard());
+  const link = signal({ status: 'connecting', since: Date.now() });
+  const error = signal(null);
+  const dispatch = (action) => { board.value = act(board.value, { ...action, now: Date.now() }); };
+  const take = perFrame((messages) => {
+    for (const message of messages) {
+      if (message.type === 'snapshot') dispatch({ do: 'list', calls: message.calls, isAll: true });
+      else dispatch({ do: 'receive', envelope: message.envelope, lagMs: message.lagMs });
+    }
+  }, DRAW_EVERY_MS);
+  const onMessage = (message) => take(message.type === 'snapshot' ? message
+    : { envelope: message, lagMs: Date.now() - new Date(message.at).getTime() });
+  const socket = watch({ path: () => '/v1/events', onMessage, onLink: (value) => { link.value = value; } });
+  // The stream leaves out segments: the last sentences come with the list.
+  const poll = async () => {
+    try {
+      dispatch({ do: 'list', calls: listOf(await get('/v1/calls?state=open&limit=500'), 'calls'), isAll: false });
+      error.value = null;
+    } catch (failure) {
+      error.value = failure;
+    }
+    dispatch({ do: 'tick' });
+  };
+  poll();
+  const timer = setInterval(poll, POLL_MS);
+  return { board, link, error, stop: () => { clearInterval(timer); socket.stop(); } };
+}
+
+export function Board() {
+  const live = useMemo(watchBoard, []);
+  const [filter, setFilter] = useState('');
+  const [view, setView] = useState(() => sessionStorage.getItem('board-view') ?? 'tiles');
+  useEffect(() => {
+    loadTitles();
+    return live.stop;
+  }, [live]);
+  const show = (name) => {
+    sessionStorage.setItem('board-view', name);
+    setView(name);
+  };
+  const state = live.board.value;
+  const all = state.order.map((id) => state.calls[id]).filter(Boolean);
+  const calls = all.filter((call) => matches(call, filter));
+  const View = view === 'table' ? CallTable : Tiles;
+  return html`<main id="main" tabindex="-1" class="board">
+    <${Strip} state=${state} all=${all} link=${live.link.value} />
+    <div class="board-tools">
+      <input type="search" value=${filter} onInput=${(event) => setFilter(event.target.value)} placeholder="Filter: agent, customer, base, words, emotion" aria-label="Filter the calls" />
+      <div class="switch" role="group" aria-label="View">
+        <button aria-pressed=${view === 'tiles'} onClick=${() => show('tiles')}>Tiles</button>
+        <button aria-pressed=${view === 'table'} onClick=${() => show('table')}>Table</button>
+      </div>
+      <span class="faint ranking">most in need first; the order holds for ten seconds</span>
+    </div>
+    <${Problem} error=${live.error.value} />
+    ${all.length === 0 && html`<${Empty} title="No call is open"><p>Calls appear here the moment they begin.</p><//>`}
+    ${all.length > 0 && calls.length === 0 && html`<${Empty} title="No open call matches">
+      <div class="row"><button onClick=${() => setFilter('')}>Show all ${all.length}</button></div><//>`}
+    ${calls.length > 0 && html`<${View} calls=${calls} />`}
+    <${History} points=${state.history} />
+  </main>`;
+}
+
+function matches(call, filter) {
+  const asked = filter.trim().toLowerCase();
+  if (!asked) return true;
+  const text = [call.agent, call.customer, call.call, named(call.knowledge), call.last?.text, call.mood?.label, call.flag !== null && 'flagged']
+    .filter(Boolean).join(' ').toLowerCase();
+  return asked.split(/\s+/).every((word) => text.includes(word));
+}
+
+function Strip({ state, all, link }) {
+  const upset = all.filter(isUpset).length;
+  const flagged = all.filter((call) => call.flag !== null).length;
+  const alerts = all.reduce((sum, call) => sum + freshAlerts(call).length, 0);
+  const lag = lagP95(state.lags);
+  const ready = useReadiness();
+  return html`<section class="strip" aria-label="All calls now">
+    <${Figure} value=${all.length} words=${all.length === 1 ? 'open call' : 'open calls'} />
+    <${Figure} value=${upset} words="frustrated or angry" tone=${upset > 0 ? 'warn' : ''} />
+    <${Figure} value=${flagged} words="flagged by agents" tone=${flagged > 0 ? 'warn' : ''} />
+    <${Figure} value=${alerts} words="alerts in two minutes" tone=${alerts > 0 ? 'bad' : ''} />
+    <${Figure} value=${lag === null ? '–' : `${Math.round(lag)} ms`} words="lag, 95th percentile" />
+    ${ready && html`<p class=${`figure ${ready.isWell ? '' : 'tone-warn'}`}><strong>${ready.isWell ? 'ready' : 'degraded'}</strong><span>${ready.isWell ? 'database, index, model' : ready.word}</span></p>`}
+    <p class="strip-link" role="status">${link.status === 'live' ? html`<span class="link-state live">● live</span>`
+      : link.status === 'lost' ? html`<span class="link-state lost">○ lost, coming back <span class="number">${Math.round((now.value - link.since) / 1000)} s</span></span>`
+        : html`<span class="link-state faint">○ connecting</span>`}</p>
+  </section>`;
+}
+
+function Figure({ value, words, tone = '' }) {
+  return html`<p class=${`figure ${tone && `tone-${tone}`}`}><strong class="number">${value}</strong><span>${words}</span></p>`;
+}
+
+const freshAlerts = (call) => call.alerts.filter((alert) => alert.kind !== 'flag' && now.value - alert.at < FRESH_ALERT_MS);
+
+function Badges({ call }) {
+  const quiet = silence(call, now.value);
+  const alerts = freshAlerts(call);
+  const worst = alerts.some((alert) => alert.severity === 'critical') ? 'critical' : 'warning';
+  return html`<span class="badges">
+    ${call.flag !== null && html`<span class="badge tone-warn" title=${call.flag}>⚑ asks for help</span>`}
+    ${alerts.length > 0 && html`<span class=${`badge tone-${SEVERITY_TONES[worst]}`} title=${alerts.map((alert) => alert.message).join('\n')}>! ${plural(alerts.length, 'alert')}</span>`}
+    ${quiet > 0 && html`<span class="badge number">silent ${Math.round(quiet / 1000)} s</span>`}
+    ${call.draft === 'failed' && html`<span class="badge">drafts failing</span>`}
+    ${call.isNoted && html`<span class="badge">whispered</span>`}
+  </span>`;
+}
+
+const link = (call) => `/calls/${encodeURIComponent(call.call)}`;
+const age = (call) => (call.openedAt ? clock(now.value - call.openedAt) : '–');
+
+function Tiles({ calls }) {
+  return html`<ol class="tiles">
+    ${calls.map((call) => html`<li key=${call.call}><a class=${`tile ${call.flag !== null || isUpset(call) ? 'needs' : ''} edge-${TONES[call.mood?.label] ?? 'plain'}`} href=${link(call)}>
+      <header><strong>${nameOf(call)}</strong><span class="number faint">${age(call)}</span></header>
+      <p class="faint tile-who">${[call.agent, call.customer && named(call.knowledge), call.channel].filter(Boolean).join(' · ')}</p>
+      <p class="tile-mood">${call.mood ? html`<${EmotionWord} mood=${call.mood} />` : html`<span class="faint">listening</span>`}
+        <${Sparkline} values=${call.valences} tone=${TONES[call.mood?.label] ?? 'plain'} label="Valence" /></p>
+      <p class="last">${call.last ? html`<span class="faint">${call.last.speaker}</span> ${call.last.text}` : html`<span class="faint">nothing said yet</span>`}</p>
+      <${Badges} call=${call} />
+    </a></li>`)}
+  </ol>`;
+}
+
+function CallTable({ calls }) {
+  return html`<div class="table-box"><table>
+    <thead><tr><th>Customer</th><th>Agent</th><th>Base</th><th class="right">Time</th><th>Emotion</th><th>Valence</th><th>Last words</th><th>Needs</th></tr></thead>
+    <tbody>${calls.map((call) => html`<tr key=${call.call} class="pressable" onClick=${(event) => { if (!event.target.closest('a')) go(link(call)); }}>
+      <td><a href=${link(call)}>${nameOf(call)}</a></td><td>${call.agent}</td><td>${named(call.knowledge)}</td>
+      <td class="number right">${age(call)}</td>
+      <td>${call.mood ? html`<${EmotionWord} mood=${call.mood} />` : '–'}</td>
+      <td><${Sparkline} values=${call.valences} tone=${TONES[call.mood?.label] ?? 'plain'} /></td>
+      <td class="last-cell">${call.last && html`<span class="last"><span class="faint">${call.last.speaker}</span> ${call.last.text}</span>`}</td>
+      <td><${Badges} call=${call} /></td></tr>`)}</tbody>
+  </table></div>`;
+}

@@ -1,0 +1,90 @@
+// The transcript: what was said, partials in grey, what was removed as badges. It follows the
+// call while the reader is at its end, and stays where it is when they are not.
+
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
+
+import { html } from '../html.js';
+import { EmotionDetail } from './emotion.js';
+import { clock, words, SEVERITY_TONES } from '../text.js';
+import { markedText } from '../state/pieces.js';
+
+const NEAR_END_PX = 60;
+
+/** @param {{call: import('../state/call.js').CallState}} props */
+export function Transcript({ call }) {
+  const box = useRef(null);
+  const isFollowing = useRef(true);
+  const [isAway, setAway] = useState(false);
+  const last = call.segments.at(-1);
+  const moods = new Map(call.moods.map((mood) => [mood.segment, mood]));
+
+  useLayoutEffect(() => {
+    if (isFollowing.current) toEnd(box.current);
+  }, [last?.id, last?.text, call.moods.length, call.alerts.length]);
+
+  const onScroll = () => {
+    const { scrollHeight, scrollTop, clientHeight } = box.current;
+    isFollowing.current = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+    setAway(!isFollowing.current);
+  };
+  const jump = () => {
+    isFollowing.current = true;
+    setAway(false);
+    toEnd(box.current);
+  };
+
+  return html`<section class="transcript" aria-label="Transcript">
+    <h2 class="caption">Transcript</h2>
+    <div class="lines" ref=${box} onScroll=${onScroll} tabindex="0" role="log" aria-live="off">
+      ${call.segments.length === 0 && html`<p class="faint pad">Nobody has spoken yet.</p>`}
+      ${call.segments.map((segment, index) => html`<${Line} key=${segment.id} segment=${segment}
+        isSameSpeaker=${call.segments[index - 1]?.speaker === segment.speaker}
+        marks=${call.marks[segment.id]} mood=${moods.get(segment.id)}
+        alerts=${call.alerts.filter((alert) => alert.segment === segment.id)} />`)}
+    </div>
+    ${isAway && html`<button class="pill" onClick=${jump}>↓ ${call.closed ? 'to the end' : 'jump to live'}</button>`}
+  </section>`;
+}
+
+function toEnd(element) {
+  element.scrollTop = element.scrollHeight;
+}
+
+function Line({ segment, isSameSpeaker, marks = [], mood, alerts }) {
+  const removed = marks.filter((mark) => mark.action !== 'alert');
+  const kinds = [...new Set(removed.map((mark) => words(mark.category)))];
+  return html`<div class=${`line ${segment.speaker} ${segment.final ? '' : 'partial'} ${isSameSpeaker ? 'same' : ''}`}>
+    <time class="number faint">${clock(segment.start_ms)}</time>
+    <span class="speaker">${segment.speaker}</span>
+    <div class="said">
+      <p>${markedText(segment.text, marks).map((part, index) => html`<${Part} key=${index} part=${part} />`)}
+        ${!segment.final && html`<span class="caret" aria-hidden="true"></span><span class="visually-hidden"> (still speaking)</span>`}</p>
+      ${(mood || kinds.length > 0 || alerts.length > 0) && html`<div class="under">
+        ${mood && html`<${EmotionDetail} mood=${mood} />`}
+        ${kinds.length > 0 && html`<span class="removed-note"><${Shield} />${kinds.join(', ')} removed</span>`}
+        ${alerts.filter((alert) => alert.kind !== 'emotion').map((alert) => html`<span key=${alert.seq}
+          class=${`badge tone-${SEVERITY_TONES[alert.severity] ?? 'plain'}`}>${alert.severity === 'critical' ? '!! ' : '! '}${alert.message}</span>`)}
+      </div>`}
+    </div>
+  </div>`;
+}
+
+function Part({ part }) {
+  if (part.kind === 'removed') return html`<span class="removed">${part.text.slice(1, -1)}</span>`;
+  if (part.kind === 'term') {
+    const { category, severity } = part.mark;
+    return html`<mark class=${`term tone-${SEVERITY_TONES[severity] ?? 'plain'}`}
+      title=${`${words(category)} · ${severity}`}>${part.text}</mark>`;
+  }
+  return part.text;
+}
+
+/** A text with its placeholders drawn as badges. @param {{text: string}} props */
+export function Redacted({ text }) {
+  return markedText(text).map((part, index) => html`<${Part} key=${index} part=${part} />`);
+}
+
+function Shield() {
+  return html`<svg class="icon" viewBox="0 0 12 12" width="12" height="12" aria-hidden="true">
+    <path d="M6 .8 10.6 2.4v3.2c0 2.8-2 4.8-4.6 5.7C3.4 10.4 1.4 8.4 1.4 5.6V2.4z" /></svg>`;
+}

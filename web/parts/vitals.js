@@ -1,0 +1,76 @@
+// The strip on top of a call: time, connection, who, how the customer feels, how both speak.
+
+import { html } from '../html.js';
+import { EmotionWord } from './emotion.js';
+import { Sparkline } from './sparkline.js';
+import { TONES, clock } from '../text.js';
+import { isFlagged, latestMood, talkShare } from '../state/call.js';
+import { nameOf, named } from '../bases.js';
+import { now } from '../clock.js';
+
+const LEVELS = { slow: ['▼', 'slow'], normal: ['', ''], fast: ['▲', 'fast'] };
+const SHARE_WIDTH = 56;
+
+/** @param {{live: import('../state/live.js').LiveCall, isReadOnly: boolean, hands: any}} props */
+export function Vitals({ live, isReadOnly, hands }) {
+  const call = live.call.value;
+  const mood = latestMood(call);
+  const reason = mood && call.segments.find((segment) => segment.id === mood.segment)?.text;
+  const opened = call.opened;
+  return html`<header class="vitals" aria-label="State of the call">
+    <div class="vital time">
+      <strong class="number clock">${clock(call.closed ? call.closed.duration_ms : opened ? now.value - new Date(opened.at).getTime() : 0)}</strong>
+      <${LinkState} live=${live} />
+    </div>
+    <div class="vital who-is">
+      <strong>${opened ? nameOf({ ...opened, call: call.call }) : 'Customer'}</strong>
+      <span class="faint">${opened ? [opened.customer && named(opened.knowledge), opened.channel].filter(Boolean).join(' · ') : ''}</span>
+    </div>
+    <div class="vital feels" title=${reason ? `after “${reason}”` : undefined}>
+      ${mood ? html`<${EmotionWord} mood=${mood} />` : html`<span class="faint">no emotion yet</span>`}
+      <${Sparkline} values=${call.moods.map((other) => other.valence)} tone=${mood ? TONES[mood.label] : 'plain'} label="Customer's valence" />
+    </div>
+    ${opened?.channel !== 'chat' && html`<div class="vital rates">
+      <${Rate} who=${isReadOnly ? 'agent' : 'you'} rate=${call.rates.agent} />
+      <${Rate} who="customer" rate=${call.rates.customer} />
+      <span class="faint" title="words per minute of speaking time">wpm</span>
+    </div>`}
+    ${opened?.channel !== 'chat' && html`<${Share} share=${talkShare(call)} isReadOnly=${isReadOnly} />`}
+    <div class="vital tools">
+      ${isFlagged(call) && html`<span class="badge tone-warn">⚑ flagged</span>`}
+      ${!isReadOnly && !call.closed && html`<button class="small" onClick=${() => hands.askForHelp(true)} title="Ask a supervisor for help" aria-label="Ask a supervisor for help">⚑ <span class="help-word">help <kbd>F</kbd></span></button>`}
+      <button class="quiet small" onClick=${() => hands.help(true)} aria-label="All keys"><kbd>?</kbd></button>
+    </div>
+  </header>`;
+}
+
+function LinkState({ live }) {
+  const { status, since } = live.link.value;
+  if (live.call.value.closed) return html`<span class="link-state over">■ ended</span>`;
+  if (status === 'connecting') return html`<span class="link-state faint" role="status">○ connecting</span>`;
+  if (status === 'lost') {
+    return html`<span class="link-state lost" role="status">○ lost, coming back <span class="number">${Math.max(0, Math.round((now.value - since) / 1000))} s</span></span>`;
+  }
+  const lags = live.lags.value;
+  const lag = lags.length ? Math.round([...lags].sort((a, b) => a - b)[Math.floor(lags.length / 2)]) : null;
+  return html`<span class="link-state live"><span class="dot" aria-hidden="true">●</span> live${lag !== null
+    && html`<span class="faint number lag" title="From the event on the server to this page, median of the last ${lags.length}"> lag ${lag} ms</span>`}</span>`;
+}
+
+function Rate({ who, rate }) {
+  if (!rate) return html`<span class="rate faint">${who} –</span>`;
+  const [arrow, word] = LEVELS[rate.level] ?? LEVELS.normal;
+  const detail = `${rate.articulation_rate?.toFixed(1)} syllables/s; whole call ${Math.round(rate.call_words_per_minute ?? rate.words_per_minute)} wpm`;
+  return html`<span class="rate" title=${detail}>${who} <span class="number">${Math.round(rate.words_per_minute)}</span>${arrow && html`
+    <span class=${`level ${rate.level}`}>${arrow} ${word}</span>`}</span>`;
+}
+
+function Share({ share, isReadOnly }) {
+  if (!share) return null;
+  const agent = (SHARE_WIDTH * share.agent) / 100;
+  return html`<div class="vital share" title=${`${isReadOnly ? 'Agent' : 'You'} ${share.agent} %, customer ${share.customer} % of the speaking time`}>
+    <span class="faint">talk</span>
+    <svg viewBox="0 0 ${SHARE_WIDTH} 8" width=${SHARE_WIDTH} height="8" aria-hidden="true">
+      <rect width=${Math.max(0, agent - 1)} height="8" rx="2" class="agent" /><rect x=${agent + 1} width=${Math.max(0, SHARE_WIDTH - agent - 1)} height="8" rx="2" class="customer" /></svg>
+    <span class="number">${share.agent}:${share.customer}</span></div>`;
+}

@@ -1,0 +1,165 @@
+// A call as its events tell it: the fold. "Partial replaces, final stays": a segment being
+// recognised and a draft being denoised follow the same rule. Pure; no clock, no network, no page.
+
+/** @typedef {{id: string, speaker: 'customer'|'agent', text: string, start_ms: number, end_ms: number, final: boolean}} Segment */
+/** @typedef {{category: string, term: string, start: number, end: number, severity: string, action: string}} Mark */
+/** @typedef {{segment: string, label: string, scores: Record<string, number>, valence: number, trend: string, at_ms: number}} Mood */
+/** @typedef {{id: string, article: string, title: string, passage: string, highlights: [number, number][], score: number, base: string, version: number, round: number, rank: number}} Card */
+/** @typedef {{id: string, text: string, tentative_text?: string, state: string, cards: string[], quotes: [number, number][], steps: number, tokens: number, error?: string, started_at: string, at: string, verdict?: string}} Draft */
+/**
+ * @typedef {object} CallState
+ * @property {string} call
+ * @property {number} seq the number of the last settled envelope
+ * @property {{agent: string, customer?: string, channel: string, language: string, knowledge: string[], at: string}|null} opened
+ * @property {Segment[]} segments in the order of their start
+ * @property {Record<string, Mark[]>} marks by segment
+ * @property {Mood[]} moods oldest first
+ * @property {Record<string, any>} rates by speaker
+ * @property {{kind: string, severity: string, message: string, segment?: string, at: string, seq: number}[]} alerts
+ * @property {{from: string, text: string, at: string, seq: number}[]} notes
+ * @property {Card[]} cards in the order they first came
+ * @property {number} rounds how many times cards were pushed
+ * @property {Draft[]} drafts in the order they were begun
+ * @property {{text: string, disposition: string, topics: string[]}|null} summary
+ * @property {{reason: string, duration_ms: number}|null} closed
+ */
+
+/** Returns a call of which nothing is known yet. @param {string} call @returns {CallState} */
+export function emptyCall(call) {
+  return {
+    call, seq: 0, opened: null, segments: [], marks: {}, moods: [], rates: {}, alerts: [], notes: [],
+    cards: [], rounds: 0, drafts: [], summary: null, closed: null,
+  };
+}
+
+/**
+ * Takes one envelope. A settled one that was seen before changes nothing, so that a reconnect may repeat.
+ * @param {CallState} state @param {any} envelope @returns {CallState}
+ */
+export function receive(state, envelope) {
+  if (envelope.tentative) return fold(state, envelope);
+  if (envelope.seq <= state.seq) return state;
+  return { ...fold(state, envelope), seq: envelope.seq };
+}
+
+/** Returns whether settled envelopes were missed before this one. @param {CallState} state @param {any} envelope */
+export function isGap(state, envelope) {
+  return !envelope.tentative && envelope.seq > state.seq + 1;
+}
+
+/** @param {CallState} state @param {any} event @returns {CallState} */
+function fold(state, event) {
+  switch (event.type) {
+    case 'call_opened': {
+      const { agent, customer, channel, language, knowledge, at } = event;
+      return { ...state, opened: { agent, customer, channel, language, knowledge: knowledge ?? [], at } };
+    }
+    case 'segment':
+      return { ...state, segments: placeSegment(state.segments, event) };
+    case 'emotion':
+      return event.speaker === 'customer' ? { ...state, moods: placeMood(state, event) } : state;
+    case 'speech_rate':
+      return { ...state, rates: { ...state.rates, [event.speaker]: event } };
+    case 'sensitive': {
+      const before = state.marks[event.segment] ?? [];
+      const marks = [...before.filter((mark) => mark.start !== event.start || mark.category !== event.category), event]
+        .sort((a, b) => a.start - b.start);
+      return { ...state, marks: { ...state.marks, [event.segment]: marks } };
+    }
+    case 'alert':
+      return { ...state, alerts: [...state.alerts, event] };
+    case 'note':
+      return { ...state, notes: [...state.notes, event] };
+    case 'cards':
+      return { ...state, rounds: state.rounds + 1, cards: placeCards(state.cards, event.cards, state.rounds + 1) };
+    case 'draft':
+      return { ...state, drafts: placeDraft(state.drafts, event) };
+    case 'draft_judged':
+      return {
+        ...state,
+        drafts: state.drafts.map((draft) => draft.id === event.id
+          ? { ...draft, verdict: event.verdict, used_text: event.text } : draft),
+      };
+    case 'summary':
+      return { ...state, summary: { text: event.text, disposition: event.disposition, topics: event.topics ?? [] } };
+    case 'call_closed':
+      return {
+        ...state,
+        closed: { reason: event.reason, duration_ms: event.duration_ms },
+        segments: state.segments.filter((segment) => segment.final),
+      };
+    default:
+      return state; // A newer server may say more than this page knows.
+  }
+}
+
+/** A partial never replaces a final. @param {Segment[]} segments @param {any} event */
+function placeSegment(segments, event) {
+  const { id, speaker, text, start_ms, end_ms } = event;
+  const segment = { id, speaker, text, start_ms, end_ms, final: event.final };
+  const at = segments.findIndex((other) => other.id === id);
+  if (at >= 0) {
+    if (segments[at].final && !segment.final) return segments;
+    return segments.with(at, segment);
+  }
+  let place = segments.length;
+  while (place > 0 && segments[place - 1].start_ms > start_ms) place -= 1;
+  return segments.toSpliced(place, 0, segment);
+}
+
+/** @param {CallState} state @param {any} event */
+function placeMood(state, event) {
+  const { segment, label, scores, valence, trend } = event;
+  const at_ms = state.segments.find((other) => other.id === segment)?.end_ms ?? state.moods.at(-1)?.at_ms ?? 0;
+  return [...state.moods.filter((mood) => mood.segment !== segment), { segment, label, scores, valence, trend, at_ms }];
+}
+
+/** @param {Card[]} cards @param {any[]} pushed @param {number} round */
+function placeCards(cards, pushed, round) {
+  const next = [...cards];
+  pushed.forEach((card, rank) => {
+    const placed = { ...card, highlights: card.highlights ?? [], round, rank };
+    const at = next.findIndex((other) => other.id === card.id);
+    if (at >= 0) next[at] = placed;
+    else next.push(placed);
+  });
+  return next;
+}
+
+/** @param {Draft[]} drafts @param {any} event */
+function placeDraft(drafts, event) {
+  const { id, text, tentative_text, state, cards, quotes, steps, tokens, error, at } = event;
+  const draft = { id, text, tentative_text, state, cards: cards ?? [], quotes: quotes ?? [], steps, tokens, error, at, started_at: at };
+  const index = drafts.findIndex((other) => other.id === id);
+  if (index < 0) return [...drafts, draft];
+  const before = drafts[index];
+  // A rewrite of the same draft starts a new clock.
+  const isRestart = before.state !== 'writing' && state === 'writing';
+  return drafts.with(index, { ...draft, verdict: isRestart ? undefined : before.verdict, started_at: isRestart ? at : before.started_at });
+}
+
+/** Returns the draft to show: the newest. @param {CallState} state */
+export const latestDraft = (state) => state.drafts.at(-1) ?? null;
+
+/** Returns the customer's latest mood. @param {CallState} state */
+export const latestMood = (state) => state.moods.at(-1) ?? null;
+
+/** Returns how long the call has run, by its last word. @param {CallState} state */
+export function lastSpokenMs(state) {
+  return state.segments.reduce((last, segment) => Math.max(last, segment.end_ms), 0);
+}
+
+/** Returns each speaker's share of the speaking time in percent, or null before anybody spoke. @param {CallState} state */
+export function talkShare(state) {
+  const spoken = { agent: 0, customer: 0 };
+  for (const segment of state.segments) {
+    if (segment.final) spoken[segment.speaker] += Math.max(0, segment.end_ms - segment.start_ms);
+  }
+  const total = spoken.agent + spoken.customer;
+  if (total === 0) return null;
+  const agent = Math.round((100 * spoken.agent) / total);
+  return { agent, customer: 100 - agent };
+}
+
+/** Returns whether the agent has asked for the supervisor. @param {CallState} state */
+export const isFlagged = (state) => state.alerts.some((alert) => alert.kind === 'flag');

@@ -1,0 +1,76 @@
+// One watched call: the socket feeds the fold, and what is worth hearing is announced. This is the
+// only place that holds the signals of a call page.
+
+import { signal } from '@preact/signals';
+
+import { act, emptyPanel } from './panel.js';
+import { emptyCall, isGap, receive } from './call.js';
+import { interrupt, say } from '../announce.js';
+import { perFrame, watch } from '../socket.js';
+import { plural } from '../text.js';
+
+// Older envelopes were fetched to catch up and are not announced; those from before the connection
+// say nothing of the lag either.
+const LIVE_WITHIN_MS = 10_000;
+const LAGS_KEPT = 20;
+
+/** @typedef {ReturnType<typeof watchCall>} LiveCall */
+
+/** Starts watching a call. @param {string} id */
+export function watchCall(id) {
+  const call = signal(emptyCall(id));
+  const panel = signal(emptyPanel());
+  const link = signal(/** @type {import('../socket.js').Link} */ ({ status: 'connecting', since: Date.now() }));
+  const lags = signal(/** @type {number[]} */ ([]));
+  const dispatch = (action) => { panel.value = act(panel.value, action); };
+
+  const take = perFrame((envelopes) => {
+    let state = call.value;
+    let isMissing = false;
+    for (const envelope of envelopes) {
+      if (isGap(state, envelope)) {
+        isMissing = true;
+        break;
+      }
+      state = receive(state, envelope);
+    }
+    const hadCards = call.value.cards !== state.cards;
+    call.value = state;
+    if (hadCards) dispatch({ do: 'arrange', cards: state.cards });
+    if (envelopes.some((envelope) => envelope.type === 'draft')) dispatch({ do: 'rewrite', rewriting: null });
+    if (isMissing) socket.again();
+  });
+
+  const socket = watch({
+    path: () => `/v1/calls/${encodeURIComponent(id)}/events?after=${call.value.seq}`,
+    onLink: (value) => { link.value = value; },
+    onMessage: (envelope) => {
+      if (typeof envelope.seq !== 'number') return;
+      const lag = Date.now() - new Date(envelope.at).getTime();
+      if (lag < LIVE_WITHIN_MS) {
+        if (Date.now() - lag > link.value.since) lags.value = [...lags.value, Math.max(0, lag)].slice(-LAGS_KEPT);
+        announce(envelope);
+      }
+      take(envelope);
+    },
+  });
+
+  return { id, call, panel, link, lags, dispatch, stop: socket.stop };
+}
+
+function announce(envelope) {
+  switch (envelope.type) {
+    case 'note':
+      return interrupt(`${envelope.from} whispers: ${envelope.text}`);
+    case 'alert':
+      return envelope.severity === 'info' || envelope.kind === 'flag' ? say(envelope.message) : interrupt(envelope.message);
+    case 'cards':
+      return say(`${plural(envelope.cards.length, 'card')}: ${envelope.cards.map((card) => card.title).join(', ')}`);
+    case 'draft':
+      return envelope.state === 'done' ? say(`Draft ready: ${envelope.text}`) : undefined;
+    case 'call_closed':
+      return say('The call has ended');
+    default:
+      return undefined;
+  }
+}
