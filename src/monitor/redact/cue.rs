@@ -235,7 +235,22 @@ const PHRASES: &[(Cue, &[&str])] = &[
         ],
     ),
     (Cue::Pin, &["pin", "pins", "p i n", "passcode", "pass code", "pin number", "pin code", "account pin"]),
-    (Cue::Password, &["password", "passphrase", "pass phrase", "passwort", "pass word"]),
+    (
+        Cue::Password,
+        &[
+            "memorable word",
+            "secret word",
+            "security word",
+            "safe word",
+            "security answer",
+            "memorable information",
+            "password",
+            "passphrase",
+            "pass phrase",
+            "passwort",
+            "pass word",
+        ],
+    ),
     (
         Cue::Birth,
         &[
@@ -301,6 +316,9 @@ const PHRASES: &[(Cue, &[&str])] = &[
             "last two digits",
             "last digits",
             "finishing",
+            "ended in",
+            "ended",
+            "ended with",
             "ends",
         ],
     ),

@@ -236,6 +236,20 @@ fn spoken_numbers(scene: &Scene<'_>, at: usize) -> Option<Date> {
         });
     }
     let digits = &run.digits;
+    // "oh five oh six seventy one", all digits of day, month and year.
+    if matches!(groups[..], [1, 1, 1, 1, 2] | [1, 1, 1, 1, 2, 2] | [1, 1, 1, 1, 1, 1]) && run.is_spoken() {
+        let asked = scene.has_cue_before(at, &[Cue::Birth], 8) || scene.was_asked(&[Cue::Birth], 2);
+        let (one, two): (u32, u32) = (digits[..2].parse().ok()?, digits[2..4].parse().ok()?);
+        let is_date = asked && (1..=31).contains(&one) && (1..=31).contains(&two) && one.min(two) <= 12;
+        let year: u32 = digits[4..].parse().ok()?;
+        return is_date.then(|| Date {
+            first,
+            last,
+            has_day: true,
+            has_month: true,
+            year: Some(full_year(year)),
+        });
+    }
     let year_length = match groups[..] {
         [_, _, 2] => 2,
         [_, _, 2, 2] => 4,

@@ -159,10 +159,11 @@ fn item_start(scene: &Scene<'_>, end: usize) -> usize {
         at -= 1;
     }
     let is_word = |at: usize| scene.tokens[at].is_word() && !is_joiner(scene, at) && !is_lead(scene.word(at));
-    if at > floor && is_word(at - 1) && scene.tokens[at - 1].letter().is_none() {
-        at -= 1;
-    }
-    while at > floor && scene.tokens[at - 1].letter().is_some_and(|letter| letter != 'a' || at < end) {
+    let takes_word = at > floor && is_word(at - 1) && scene.tokens[at - 1].letter().is_none();
+    at -= usize::from(takes_word);
+    // Before a word "a" is an article, before a joiner or another letter it is spelled.
+    let is_initial = |letter: char| !takes_word || !matches!(letter, 'a' | 'i');
+    while at > floor && scene.tokens[at - 1].letter().is_some_and(is_initial) {
         at -= 1;
     }
     at

@@ -298,8 +298,11 @@ impl Judge<'_> {
             Cue::Card => {
                 secret(Category::PaymentCard, is_bare && run.is_strong() && (is_near || length >= 8))
             }
+            // "Eleven eighty three" is a code only as the whole answer.
             Cue::CardCode => {
-                secret(Category::CardCode, is_bare && run.is_spelled() && matches!(length, 3 | 4))
+                let is_whole = place == Where::Asked && scene.tokens.len() <= 6;
+                let is_code = run.is_spelled() || is_whole;
+                secret(Category::CardCode, is_bare && is_code && matches!(length, 3 | 4))
             }
             Cue::Code => {
                 let near_card = scene.memory.found_any(Category::PaymentCard, 4)
@@ -315,7 +318,7 @@ impl Judge<'_> {
             }
             Cue::Ssn => secret(
                 Category::Ssn,
-                is_bare && (length == 4 || length == 9 || (length >= 3 && length < 9 && is_near)),
+                is_bare && (length == 4 || length == 9 || ((3..9).contains(&length) && is_near)),
             ),
             Cue::Iban => secret(Category::Iban, length >= 4 && !run.is_year() && run.is_strong()),
             Cue::BankAccount => {
@@ -347,7 +350,7 @@ impl Judge<'_> {
             Cue::Plain if self.looks_like_phone(run) => None,
             Cue::Plain if is_near => (length >= 3).then_some(Verdict::Shown),
             // What was asked for some turns ago only speaks for numbers that are not said in fours.
-            Cue::Plain => ((3..13).contains(&length) && length % 4 != 0).then_some(Verdict::Shown),
+            Cue::Plain => ((3..13).contains(&length) && !length.is_multiple_of(4)).then_some(Verdict::Shown),
             Cue::Expiry | Cue::Bank | Cue::Password | Cue::Birth | Cue::Address | Cue::Email | Cue::Name => {
                 None
             }
