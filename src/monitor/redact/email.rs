@@ -118,9 +118,9 @@ fn is_role_mailbox(word: &str) -> bool {
 
 /// Returns the first token of the local part that ends before token `at`.
 fn local_start(scene: &Scene<'_>, at: usize) -> usize {
-    let mut first = item_start(scene, at);
+    let mut first = item_start(scene, at, false);
     while first < at && first >= 2 && is_joiner(scene, first - 1) {
-        let before = item_start(scene, first - 1);
+        let before = item_start(scene, first - 1, true);
         if before == first - 1 {
             break;
         }
@@ -148,8 +148,9 @@ fn is_joiner(scene: &Scene<'_>, at: usize) -> bool {
 }
 
 /// Returns the first token of the item that ends before token `end`: a word with the numbers that
-/// follow and the initials that precede it, or a spelled word.
-fn item_start(scene: &Scene<'_>, end: usize) -> usize {
+/// follow and the initials that precede it, or a spelled word. One that `is_joined` to what follows by a
+/// "dot" may be any word.
+fn item_start(scene: &Scene<'_>, end: usize, is_joined: bool) -> usize {
     const MAX_TOKENS: usize = 24;
     let floor = end.saturating_sub(MAX_TOKENS);
     let is_number =
@@ -158,7 +159,9 @@ fn item_start(scene: &Scene<'_>, end: usize) -> usize {
     while at > floor && is_number(at - 1) {
         at -= 1;
     }
-    let is_word = |at: usize| scene.tokens[at].is_word() && !is_joiner(scene, at) && !is_lead(scene.word(at));
+    let is_word = |at: usize| {
+        scene.tokens[at].is_word() && !is_joiner(scene, at) && (is_joined || !is_lead(scene.word(at)))
+    };
     let takes_word = at > floor && is_word(at - 1) && scene.tokens[at - 1].letter().is_none();
     at -= usize::from(takes_word);
     // Before a word "a" is an article, before a joiner or another letter it is spelled.
