@@ -2,6 +2,8 @@
 # that is allowed, or named exactly when it is not.
 
 CARGO ?= cargo
+# For `make demo`: ARGS="--port 9000".
+ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check setup-build setup-test
@@ -10,7 +12,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup-build ## Serve on 127.0.0.1:8080 with recorded calls replayed live
-	$(CARGO) run --release --locked -- demo
+	$(CARGO) run --release --locked -- demo $(ARGS)
 
 test: setup-test ## Run all tests
 	$(CARGO) test --locked

@@ -17,6 +17,11 @@ export async function loadTitles() {
   }
 }
 
+/** Returns what to call a call: by its customer, else by whom they called. @param {{call: string, customer?: string|null, knowledge?: string[]}} call */
+export function nameOf(call) {
+  return call.customer || named(call.knowledge ?? []) || call.call;
+}
+
 /** Returns the bases as people call them. @param {string[]} bases */
 export function named(bases) {
   return bases.map((base) => titles.value[base] ?? base).join(', ');

@@ -12,7 +12,7 @@ import { SEVERITY_TONES, TONES, clock, plural } from '../text.js';
 import { act, emptyBoard, isUpset, lagP95, silence } from '../state/board.js';
 import { get, listOf } from '../api.js';
 import { go } from '../router.js';
-import { loadTitles, named } from '../bases.js';
+import { loadTitles, nameOf, named } from '../bases.js';
 import { now } from '../clock.js';
 import { perFrame, watch } from '../socket.js';
 import { useReadiness } from '../parts/readiness.js';
@@ -139,8 +139,8 @@ const age = (call) => (call.openedAt ? clock(now.value - call.openedAt) : '–')
 function Tiles({ calls }) {
   return html`<ol class="tiles">
     ${calls.map((call) => html`<li key=${call.call}><a class=${`tile ${call.flag !== null || isUpset(call) ? 'needs' : ''} edge-${TONES[call.mood?.label] ?? 'plain'}`} href=${link(call)}>
-      <header><strong>${call.customer ?? 'Customer'}</strong><span class="number faint">${age(call)}</span></header>
-      <p class="faint tile-who">${call.agent} · ${named(call.knowledge) || 'no base'}${call.channel === 'chat' ? ' · chat' : ''}</p>
+      <header><strong>${nameOf(call)}</strong><span class="number faint">${age(call)}</span></header>
+      <p class="faint tile-who">${[call.agent, call.customer && named(call.knowledge), call.channel].filter(Boolean).join(' · ')}</p>
       <p class="tile-mood">${call.mood ? html`<${EmotionWord} mood=${call.mood} />` : html`<span class="faint">listening</span>`}
         <${Sparkline} values=${call.valences} tone=${TONES[call.mood?.label] ?? 'plain'} label="Valence" /></p>
       <p class="last">${call.last ? html`<span class="faint">${call.last.speaker}</span> ${call.last.text}` : html`<span class="faint">nothing said yet</span>`}</p>
@@ -153,7 +153,7 @@ function CallTable({ calls }) {
   return html`<div class="table-box"><table>
     <thead><tr><th>Customer</th><th>Agent</th><th>Base</th><th class="right">Time</th><th>Emotion</th><th>Valence</th><th>Last words</th><th>Needs</th></tr></thead>
     <tbody>${calls.map((call) => html`<tr key=${call.call} class="pressable" onClick=${(event) => { if (!event.target.closest('a')) go(link(call)); }}>
-      <td><a href=${link(call)}>${call.customer ?? call.call}</a></td><td>${call.agent}</td><td>${named(call.knowledge)}</td>
+      <td><a href=${link(call)}>${nameOf(call)}</a></td><td>${call.agent}</td><td>${named(call.knowledge)}</td>
       <td class="number right">${age(call)}</td>
       <td>${call.mood ? html`<${EmotionWord} mood=${call.mood} />` : '–'}</td>
       <td><${Sparkline} values=${call.valences} tone=${TONES[call.mood?.label] ?? 'plain'} /></td>

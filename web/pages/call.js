@@ -8,7 +8,7 @@ import { Failure } from '../parts/failure.js';
 import { get, v1 } from '../api.js';
 import { go } from '../router.js';
 import { homeOf, session } from '../session.js';
-import { loadTitles, named, titles } from '../bases.js';
+import { loadTitles, nameOf, named, titles } from '../bases.js';
 import { useOpenCalls } from '../parts/open_calls.js';
 import { watchCall } from '../state/live.js';
 
@@ -35,7 +35,7 @@ export function Call({ argument }) {
 
   const { calls } = useOpenCalls();
   const other = isAgent ? (calls ?? []).find((call) => call.call !== argument) : null;
-  const next = other ? { call: other.call, label: other.customer ?? named(other.knowledge ?? []) } : null;
+  const next = other ? { call: other.call, label: nameOf(other) } : null;
   const onNext = useCallback(() => {
     if (live?.call.value.closed) go(next ? `/calls/${encodeURIComponent(next.call)}` : homeOf(session.value));
   }, [live, next?.call]);
@@ -49,7 +49,7 @@ export function Call({ argument }) {
   return html`<main id="main" tabindex="-1" class="call-page">
     ${isAgent && calls?.length > 1 && html`<nav class="other-calls" aria-label="Your open calls">
       ${calls.map((call) => html`<a key=${call.call} href=${`/calls/${encodeURIComponent(call.call)}`}
-        aria-current=${call.call === argument ? 'page' : undefined}>${call.customer ?? call.call}<span class="faint"> ${named(call.knowledge ?? [])}</span></a>`)}
+        aria-current=${call.call === argument ? 'page' : undefined}>${nameOf(call)}${call.customer && html`<span class="faint"> ${named(call.knowledge ?? [])}</span>`}</a>`)}
     </nav>`}
     <${CallPanel} live=${live} isReadOnly=${!isAgent} next=${next} onNext=${onNext} />
   </main>`;

@@ -8,7 +8,7 @@ import { Empty, Problem } from '../parts/failure.js';
 import { EmotionWord } from '../parts/emotion.js';
 import { clock } from '../text.js';
 import { go } from '../router.js';
-import { loadTitles, named } from '../bases.js';
+import { loadTitles, nameOf, named } from '../bases.js';
 import { now } from '../clock.js';
 import { session } from '../session.js';
 import { useOpenCalls } from '../parts/open_calls.js';
@@ -37,7 +37,7 @@ export function Home() {
     ${calls?.length > 0 && html`<ul class="call-list">
       ${calls.map((call) => html`<li key=${call.call}><a href=${`/calls/${encodeURIComponent(call.call)}`}>
         <span class="number">${clock(now.value - new Date(call.started_at).getTime())}</span>
-        <span><strong>${call.customer ?? 'Customer'}</strong> <span class="faint">${named(call.knowledge ?? [])} · ${call.channel}</span>
+        <span><strong>${nameOf(call)}</strong> <span class="faint">${[call.customer && named(call.knowledge ?? []), call.channel].filter(Boolean).join(' · ')}</span>
           ${call.last_text && html`<span class="last">${call.last_speaker === 'customer' ? '' : 'you: '}${call.last_text}</span>`}</span>
         ${call.emotion && html`<${EmotionWord} mood=${call.emotion} />`}</a></li>`)}
     </ul>`}

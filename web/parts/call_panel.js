@@ -12,6 +12,7 @@ import { Redacted, Transcript } from './transcript.js';
 import { SearchDialog } from './search.js';
 import { Vitals } from './vitals.js';
 import { copy } from '../clipboard.js';
+import { nameOf, titles } from '../bases.js';
 import { latestDraft } from '../state/call.js';
 import { makeHands, pressed } from './hands.js';
 import { plural, words } from '../text.js';
@@ -43,7 +44,7 @@ export function CallPanel({ live, isReadOnly, next = null, onNext = () => {}, on
     return () => clearTimeout(timer);
   }, [panel.notice]);
 
-  useEffect(() => { document.title = `${call.opened?.customer ?? 'Call'} · ChatDLM`; }, [call.opened]);
+  useEffect(() => { document.title = `${call.opened ? nameOf({ ...call.opened, call: call.call }) : 'Call'} · ChatDLM`; }, [call.opened, titles.value]);
 
   const onCopyFound = async (card) => {
     const isCopied = await copy(card.passage);

@@ -5,7 +5,7 @@ import { EmotionWord } from './emotion.js';
 import { Sparkline } from './sparkline.js';
 import { TONES, clock } from '../text.js';
 import { isFlagged, latestMood, talkShare } from '../state/call.js';
-import { named } from '../bases.js';
+import { nameOf, named } from '../bases.js';
 import { now } from '../clock.js';
 
 const LEVELS = { slow: ['▼', 'slow'], normal: ['', ''], fast: ['▲', 'fast'] };
@@ -23,8 +23,8 @@ export function Vitals({ live, isReadOnly, hands }) {
       <${LinkState} live=${live} />
     </div>
     <div class="vital who-is">
-      <strong>${opened?.customer ?? 'Customer'}</strong>
-      <span class="faint">${opened ? [named(opened.knowledge), opened.channel].filter(Boolean).join(' · ') : ''}</span>
+      <strong>${opened ? nameOf({ ...opened, call: call.call }) : 'Customer'}</strong>
+      <span class="faint">${opened ? [opened.customer && named(opened.knowledge), opened.channel].filter(Boolean).join(' · ') : ''}</span>
     </div>
     <div class="vital feels" title=${reason ? `after “${reason}”` : undefined}>
       ${mood ? html`<${EmotionWord} mood=${mood} />` : html`<span class="faint">no emotion yet</span>`}
