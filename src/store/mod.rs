@@ -1,6 +1,7 @@
 //! What must survive: events, calls, knowledge, terms, users, in one SQLite file (sqlx).
 
 pub mod calls;
+mod cards;
 mod events;
 pub mod identity;
 pub mod imports;
