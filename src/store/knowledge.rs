@@ -84,17 +84,6 @@ pub struct StoredArticle {
     pub body: String,
 }
 
-/// What happened to a card.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CardFeedback {
-    /// It was pushed to an agent.
-    Pushed,
-    /// The agent called it useful.
-    Useful,
-    /// The agent called it wrong.
-    Wrong,
-}
-
 /// How a version differs from the active one.
 #[derive(Debug, Clone, Default)]
 pub struct ArticleChanges {
@@ -400,37 +389,6 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         rows.iter().map(stored_article).collect()
-    }
-
-    /// Counts what happened to a card of `article`.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn record_card_feedback(
-        &self,
-        tenant: &str,
-        base: &str,
-        article: &str,
-        feedback: CardFeedback,
-    ) -> Result<(), StoreError> {
-        let one_if = |which: CardFeedback| i64::from(feedback == which);
-        sqlx::query(
-            "INSERT INTO knowledge_card_counts (tenant, base, article, pushed, useful, wrong)
-             VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (tenant, base, article) DO UPDATE SET
-               pushed = knowledge_card_counts.pushed + excluded.pushed,
-               useful = knowledge_card_counts.useful + excluded.useful,
-               wrong = knowledge_card_counts.wrong + excluded.wrong",
-        )
-        .bind(tenant)
-        .bind(base)
-        .bind(article)
-        .bind(one_if(CardFeedback::Pushed))
-        .bind(one_if(CardFeedback::Useful))
-        .bind(one_if(CardFeedback::Wrong))
-        .execute(&self.pool)
-        .await?;
-        Ok(())
     }
 }
 
