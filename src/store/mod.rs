@@ -1,5 +1,6 @@
 //! What must survive: events, calls, knowledge, terms, users, in one SQLite file (sqlx).
 
+mod articles;
 pub mod calls;
 mod events;
 pub mod identity;
