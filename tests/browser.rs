@@ -254,7 +254,8 @@ impl Drop for Driver {
     fn drop(&mut self) {
         // Asked to shut down it closes its browsers; killed it would leave them behind.
         if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) {
-            let _ = stream.write_all(b"GET /shutdown HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+            let _ =
+                stream.write_all(b"GET /shutdown HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
             let _ = stream.read_to_end(&mut Vec::new());
         }
         let _ = self.process.kill();

@@ -63,7 +63,7 @@ impl Calls {
 
     /// Returns how many calls have an actor.
     pub fn live(&self) -> usize {
-        self.mailboxes().len()
+        self.mailboxes().values().filter(|mailbox| !mailbox.is_closed()).count()
     }
 
     /// Opens a call or goes on with it.

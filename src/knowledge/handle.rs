@@ -13,10 +13,13 @@ use crate::knowledge::article::is_id;
 use crate::knowledge::index::BaseIndex;
 use crate::knowledge::index::Edition;
 use crate::knowledge::index::IndexError;
+use crate::knowledge::need;
 use crate::knowledge::search;
+use crate::knowledge::search::Asked;
 use crate::knowledge::search::Question;
+use crate::knowledge::search::SHOW_BESIDE;
 use crate::knowledge::search::SHOW_FROM;
-use crate::knowledge::search::Weights;
+use crate::prompt::Turn;
 
 /// Says why a search or a change of an index failed.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +120,11 @@ impl Knowledge {
     /// Under 5 ms for bases of some thousand passages.
     pub fn search(&self, tenant: &str, question: &Question) -> Result<Vec<Card>, KnowledgeError> {
         let mut cards = self.find(tenant, question)?;
-        cards.retain(|card| card.score >= SHOW_FROM);
+        let best = cards.first().map_or(0.0, |card| card.score);
+        if best < SHOW_FROM {
+            return Ok(Vec::new());
+        }
+        cards.retain(|card| card.score >= SHOW_BESIDE * best);
         Ok(cards)
     }
 
@@ -130,19 +137,30 @@ impl Knowledge {
     /// # Blocking
     /// As [`Knowledge::search`].
     pub fn find(&self, tenant: &str, question: &Question) -> Result<Vec<Card>, KnowledgeError> {
-        let weights = Weights::default();
-        let terms = search::question_terms(&question.turns, &weights);
-        let mut found = Vec::new();
+        let asked = Asked::from(&question.turns);
+        let mut cards = Vec::new();
         for index in self.chosen(tenant, &question.bases)? {
-            for candidate in search::rank(&index, &terms, &weights)?.into_iter().take(question.limit) {
-                found.push((index.clone(), candidate));
-            }
+            let ranking = search::rank(&index, &asked)?;
+            cards.extend(search::cards(&index, &ranking, &asked, question.limit)?);
         }
-        found.sort_by(|(_, a), (_, b)| b.score.total_cmp(&a.score));
-        found.truncate(question.limit);
-        let cards: Result<Vec<Card>, _> =
-            found.iter().map(|(index, candidate)| search::card(index, candidate, &terms)).collect();
-        Ok(cards?)
+        cards.sort_by(|a, b| b.score.total_cmp(&a.score));
+        cards.truncate(question.limit);
+        Ok(cards)
+    }
+
+    /// Returns what [`need`] sees of a question to one base, for fitting its weights.
+    ///
+    /// # Errors
+    /// [`KnowledgeError::NoBase`] when the base has no active version.
+    pub fn need_features(
+        &self,
+        tenant: &str,
+        base: &str,
+        turns: &[Turn],
+    ) -> Result<Vec<f32>, KnowledgeError> {
+        let index = self.active(tenant, base).ok_or_else(|| KnowledgeError::NoBase(base.to_owned()))?;
+        let asked = Asked::from(turns);
+        Ok(need::features(&asked, &search::rank(&index, &asked)?))
     }
 
     fn chosen(&self, tenant: &str, names: &[String]) -> Result<Vec<Arc<BaseIndex>>, KnowledgeError> {

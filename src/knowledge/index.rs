@@ -126,6 +126,10 @@ pub struct BaseIndex {
     pub(super) article_of: Vec<u32>,
     /// How many articles have passages.
     pub(super) article_count: usize,
+    /// How long each passage is against their average.
+    pub(super) passage_lengths: Vec<f32>,
+    /// How long each article is against their average.
+    pub(super) article_lengths: Vec<f32>,
 }
 
 impl std::fmt::Debug for BaseIndex {
@@ -182,12 +186,31 @@ impl BaseIndex {
             index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().map_err(damaged)?;
         let searcher = reader.searcher();
         let mut article_of = Vec::new();
+        let mut passage_lengths = Vec::new();
         if let Some(segment) = searcher.segment_readers().first() {
             let ordinals = segment.fast_fields().u64("ordinal")?.first_or_default_col(0);
-            article_of = (0..segment.max_doc()).map(|passage| ordinals.get_val(passage) as u32).collect();
+            let lengths = segment.get_fieldnorms_reader(fields.text)?;
+            for passage in 0..segment.max_doc() {
+                article_of.push(ordinals.get_val(passage) as u32);
+                passage_lengths.push(lengths.fieldnorm(passage) as f32);
+            }
         }
         let article_count = article_of.iter().max().map_or(0, |&last| last as usize + 1);
-        Ok(BaseIndex { edition, searcher, fields, article_of, article_count })
+        let mut article_lengths = vec![0.0; article_count];
+        for (&article, length) in article_of.iter().zip(&passage_lengths) {
+            article_lengths[article as usize] += length;
+        }
+        divide_by_average(&mut passage_lengths);
+        divide_by_average(&mut article_lengths);
+        Ok(BaseIndex {
+            edition,
+            searcher,
+            fields,
+            article_of,
+            article_count,
+            passage_lengths,
+            article_lengths,
+        })
     }
 
     /// Returns how many passages are indexed.
@@ -236,6 +259,13 @@ fn write_passages(folder: &Path, articles: &[Article]) -> Result<(), tantivy::Ta
     }
     writer.finalize()?;
     Ok(())
+}
+
+fn divide_by_average(lengths: &mut [f32]) {
+    let average = lengths.iter().sum::<f32>() / lengths.len().max(1) as f32;
+    for length in lengths {
+        *length /= average.max(1.0);
+    }
 }
 
 fn remove_folder(folder: &Path) -> io::Result<()> {

@@ -1,14 +1,13 @@
 //! The customer's recent turns to ranked cards.
 //!
-//! Terms of the last turn count most, those of earlier turns less. A passage is scored by BM25F
-//! (Robertson and Zaragoza, "The Probabilistic Relevance Framework", 2009, section 3.6): term
-//! counts of title, headings and text are weighted and summed before they saturate. The same sum
-//! over all passages of an article gives the article's score, since an article may answer with
-//! words of several passages; a card is the best passage of a good article.
+//! What both people said counts, the less the longer ago. An article is scored by BM25F
+//! (Robertson and Zaragoza, "The Probabilistic Relevance Framework", 2009, section 3.6): term counts
+//! of title, headings and text are weighted and summed over all its passages before they saturate,
+//! since an article may answer with words of several. Its card is its best passage, for which
+//! older turns count far less: the topic lasts, the question does not. Whether anything is shown
+//! is [`crate::knowledge::need`]'s to say.
 
 use std::collections::BTreeMap;
-use std::collections::HashMap;
-use std::collections::HashSet;
 
 use tantivy::DocSet;
 use tantivy::Term;
@@ -18,16 +17,38 @@ use tantivy::schema::IndexRecordOption;
 use crate::event::Card;
 use crate::event::Speaker;
 use crate::knowledge::index::BaseIndex;
+use crate::knowledge::need;
 use crate::knowledge::term::terms;
 use crate::prompt::Turn;
 
-/// A card is shown from this score on.
-pub const SHOW_FROM: f32 = 9.0;
+/// The best card's score from which on cards are shown, chosen on the dev split so that a turn
+/// that needs no card shows one in about 15 of 100 cases.
+pub const SHOW_FROM: f32 = 0.36;
+/// The share of the best card's score that the cards beside it need.
+pub const SHOW_BESIDE: f32 = 0.5;
+
+/// BM25 saturation.
+const K1: f32 = 1.6;
+/// BM25 length normalisation.
+const B: f32 = 0.6;
+/// How much a term of the title counts against one of the text.
+const TITLE: f32 = 2.5;
+/// How much a term of a heading counts.
+const HEADING: f32 = 1.5;
+/// How much a turn counts against the one after it, for finding the article …
+const FADE: f32 = 0.8;
+/// … and for finding the passage in it.
+const PASSAGE_FADE: f32 = 0.3;
+/// The share of the best passage's score that its article gets.
+const PASSAGE_SHARE: f32 = 0.3;
+/// Turns before these are not looked at.
+const MOST_TURNS: usize = 14;
 
 /// What is asked: a conversation up to the customer's last turn.
 #[derive(Debug, Clone, Default)]
 pub struct Question {
-    /// The recent turns, redacted, oldest first; the last is the customer's.
+    /// The recent turns of both people, redacted, oldest first; the last is the customer's. More
+    /// than the last fourteen are not looked at.
     pub turns: Vec<Turn>,
     /// The bases to search; empty for all of the tenant.
     pub bases: Vec<String>,
@@ -35,70 +56,59 @@ pub struct Question {
     pub limit: usize,
 }
 
-/// The numbers of the ranking, chosen on the train split with `chatdlm eval knowledge --sweep`.
+/// The terms of a question, and what else of it tells whether it needs an answer.
 #[derive(Debug, Clone)]
-pub struct Weights {
-    /// BM25 saturation.
-    pub k1: f32,
-    /// BM25 length normalisation.
-    pub b: f32,
-    /// How much a term of the title counts against one of the text.
-    pub title: f32,
-    /// How much a term of a heading counts.
-    pub heading: f32,
-    /// The share of the best passage's score that is added to its article's.
-    pub passage: f32,
-    /// How much each earlier turn of the customer counts against the one after it.
-    pub fade: f32,
-    /// How much the agent's last turn counts.
-    pub agent: f32,
+pub(super) struct Asked<'a> {
+    /// How many turns ago each term was last said; 0 is the customer's last turn.
+    pub terms: BTreeMap<String, usize>,
+    /// The customer's last turn.
+    pub last: &'a str,
+    /// The agent's turn right before it, if there is one.
+    pub before: &'a str,
+    /// How many turns the conversation has.
+    pub turns: usize,
 }
 
-impl Default for Weights {
-    fn default() -> Weights {
-        Weights { k1: 1.2, b: 0.6, title: 2.5, heading: 1.5, passage: 0.7, fade: 0.4, agent: 0.2 }
-    }
-}
-
-/// A term with how much it counts.
-pub(super) type WeightedTerms = BTreeMap<String, f32>;
-
-/// Returns the terms of a conversation; the last customer turn's have weight 1.
-pub(super) fn question_terms(turns: &[Turn], weights: &Weights) -> WeightedTerms {
-    let mut found = WeightedTerms::new();
-    let mut weight = 1.0;
-    let mut has_agent = false;
-    for (back, turn) in turns.iter().rev().enumerate() {
-        let turn_weight = match turn.speaker {
-            Speaker::Customer => {
-                let this = weight;
-                weight *= weights.fade;
-                this
+impl Asked<'_> {
+    /// Takes the terms from the conversation.
+    pub fn from(turns: &[Turn]) -> Asked<'_> {
+        let mut found = BTreeMap::new();
+        for (ago, turn) in turns.iter().rev().take(MOST_TURNS).enumerate() {
+            for term in terms(&turn.text) {
+                found.entry(term.text).or_insert(ago);
             }
-            Speaker::Agent if back > 0 && !has_agent => {
-                has_agent = true;
-                weights.agent
-            }
-            Speaker::Agent => continue,
-        };
-        if turn_weight < 0.05 {
-            continue;
         }
-        for term in terms(&turn.text) {
-            let entry = found.entry(term.text).or_default();
-            *entry = entry.max(turn_weight);
+        let before = turns.len().checked_sub(2).map(|at| &turns[at]);
+        Asked {
+            terms: found,
+            last: turns.last().map_or("", |turn| &turn.text),
+            before: before.filter(|turn| turn.speaker == Speaker::Agent).map_or("", |turn| &turn.text),
+            turns: turns.len(),
         }
     }
-    found
 }
 
 /// An article that may answer, with its best passage.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Candidate {
+    pub article: u32,
     pub passage: u32,
     pub score: f32,
 }
 
+/// The articles of one base, best first, and how the customer's last turn took part.
+#[derive(Debug, Default)]
+pub(super) struct Ranking {
+    pub candidates: Vec<Candidate>,
+    /// The part of the best article's score that the last turn gave.
+    pub last_turn_score: f32,
+    /// How many terms of the last turn the base has.
+    pub known_terms: usize,
+    /// What the rarity of the last turn's terms adds up to.
+    pub rarity: f32,
+}
+
+/// How often a term stands in each field, and how long the text is against the average.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts {
     title: f32,
@@ -106,118 +116,176 @@ struct Counts {
     text: f32,
 }
 
+impl Counts {
+    fn score(self, relative_length: f32) -> f32 {
+        let count = TITLE * self.title + HEADING * self.heading + self.text;
+        count * (K1 + 1.0) / (count + K1 * (1.0 - B + B * relative_length))
+    }
+}
+
 /// Scores every article of `index` that shares a term with the question, best first.
-pub(super) fn rank(
-    index: &BaseIndex,
-    question: &WeightedTerms,
-    weights: &Weights,
-) -> Result<Vec<Candidate>, tantivy::TantivyError> {
-    let Some(segment) = index.searcher.segment_readers().first() else { return Ok(Vec::new()) };
-    let fields = [index.fields.title, index.fields.heading, index.fields.text];
-    let lists = fields.map(|field| segment.inverted_index(field));
-    let mut passage_scores: HashMap<u32, f32> = HashMap::new();
-    let mut article_scores: HashMap<u32, f32> = HashMap::new();
-    for (term, &weight) in question {
-        let mut passages: BTreeMap<u32, Counts> = BTreeMap::new();
-        for (at, field) in fields.into_iter().enumerate() {
-            let list = lists[at].as_ref().map_err(Clone::clone)?;
-            let postings =
-                list.read_postings(&Term::from_field_text(field, term), IndexRecordOption::WithFreqs)?;
-            let Some(mut postings) = postings else { continue };
-            while postings.doc() != tantivy::TERMINATED {
-                let counts = passages.entry(postings.doc()).or_default();
-                let count = postings.term_freq() as f32;
-                match at {
-                    0 => counts.title = count,
-                    1 => counts.heading = count,
-                    _ => counts.text = count,
-                }
-                postings.advance();
-            }
-        }
+pub(super) fn rank(index: &BaseIndex, asked: &Asked<'_>) -> Result<Ranking, tantivy::TantivyError> {
+    let mut ranking = Ranking::default();
+    let mut passage_scores: BTreeMap<u32, f32> = BTreeMap::new();
+    let mut article_scores: BTreeMap<u32, f32> = BTreeMap::new();
+    let mut last_turn_scores: BTreeMap<u32, f32> = BTreeMap::new();
+    for (term, &ago) in &asked.terms {
+        let passages = counts(index, term)?;
         let mut articles: BTreeMap<u32, Counts> = BTreeMap::new();
         for (&passage, counts) in &passages {
             let article = articles.entry(index.article_of[passage as usize]).or_default();
             article.title = counts.title;
-            article.heading = article.heading.max(counts.heading);
+            article.heading += counts.heading;
             article.text += counts.text;
         }
-        let n = index.article_count as f32;
-        let df = articles.len() as f32;
-        let idf = (1.0 + (n - df + 0.5) / (df + 0.5)).ln();
-        let saturate = |counts: &Counts, length: f32| {
-            let count = weights.title * counts.title + weights.heading * counts.heading + counts.text;
-            let norm = 1.0 - weights.b + weights.b * length;
-            count * (weights.k1 + 1.0) / (count + weights.k1 * norm)
-        };
+        let rarity = inverse_document_frequency(articles.len(), index.article_count);
+        if ago == 0 {
+            ranking.rarity += rarity;
+            ranking.known_terms += usize::from(!articles.is_empty());
+        }
         for (&passage, counts) in &passages {
-            *passage_scores.entry(passage).or_default() += weight * idf * saturate(counts, 1.0);
+            let score = rarity * counts.score(index.passage_lengths[passage as usize]);
+            *passage_scores.entry(passage).or_default() += PASSAGE_FADE.powi(ago as i32) * score;
         }
         for (&article, counts) in &articles {
-            *article_scores.entry(article).or_default() += weight * idf * saturate(counts, 1.0);
-        }
-    }
-    let mut best: HashMap<u32, Candidate> = HashMap::new();
-    for (passage, score) in passage_scores {
-        let candidate =
-            best.entry(index.article_of[passage as usize]).or_insert(Candidate { passage, score });
-        if score > candidate.score || (score == candidate.score && passage < candidate.passage) {
-            *candidate = Candidate { passage, score };
-        }
-    }
-    let mut candidates: Vec<Candidate> = best
-        .into_iter()
-        .map(|(article, candidate)| Candidate {
-            score: article_scores[&article] + weights.passage * candidate.score,
-            ..candidate
-        })
-        .collect();
-    candidates.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.passage.cmp(&b.passage)));
-    Ok(candidates)
-}
-
-/// Returns the stretches of `passage` whose terms are asked for, in Unicode scalar values;
-/// neighbours with only spaces between them are one.
-pub(super) fn highlights(passage: &str, question: &WeightedTerms) -> Vec<(usize, usize)> {
-    let asked: HashSet<&str> = question.keys().map(String::as_str).collect();
-    let mut found: Vec<(usize, usize)> = Vec::new();
-    let mut last_end = 0;
-    let mut characters = 0;
-    let mut counted_to = 0;
-    for term in terms(passage) {
-        if !asked.contains(term.text.as_str()) {
-            continue;
-        }
-        characters += passage[counted_to..term.bytes.start].chars().count();
-        let length = passage[term.bytes.clone()].chars().count();
-        match found.last_mut() {
-            Some(last) if passage[last_end..term.bytes.start].trim().is_empty() => {
-                last.1 = characters + length
+            let score = rarity * counts.score(index.article_lengths[article as usize]);
+            *article_scores.entry(article).or_default() += FADE.powi(ago as i32) * score;
+            if ago == 0 {
+                *last_turn_scores.entry(article).or_default() += score;
             }
-            _ => found.push((characters, characters + length)),
         }
-        characters += length;
-        counted_to = term.bytes.end;
-        last_end = term.bytes.end;
     }
-    found
+    let mut best: BTreeMap<u32, Candidate> = BTreeMap::new();
+    for (passage, score) in passage_scores {
+        let article = index.article_of[passage as usize];
+        let candidate = best.entry(article).or_insert(Candidate { article, passage, score });
+        if score > candidate.score {
+            *candidate = Candidate { article, passage, score };
+        }
+    }
+    for mut candidate in best.into_values() {
+        candidate.score = article_scores[&candidate.article] + PASSAGE_SHARE * candidate.score;
+        ranking.candidates.push(candidate);
+    }
+    ranking.candidates.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.passage.cmp(&b.passage)));
+    let top = ranking.candidates.first().map(|candidate| candidate.article);
+    ranking.last_turn_score =
+        top.and_then(|article| last_turn_scores.get(&article).copied()).unwrap_or_default();
+    Ok(ranking)
 }
 
-/// Reads a candidate's passage back as a card.
-pub(super) fn card(
+/// Source: Robertson and Zaragoza 2009, equation 3.15, with one added so that it is never negative.
+fn inverse_document_frequency(holding: usize, all: usize) -> f32 {
+    let (holding, all) = (holding as f32, all as f32);
+    (1.0 + (all - holding + 0.5) / (holding + 0.5)).ln()
+}
+
+/// Looks up the passages that hold a term.
+fn counts(index: &BaseIndex, term: &str) -> Result<BTreeMap<u32, Counts>, tantivy::TantivyError> {
+    let mut passages: BTreeMap<u32, Counts> = BTreeMap::new();
+    let Some(segment) = index.searcher.segment_readers().first() else { return Ok(passages) };
+    for field in [index.fields.title, index.fields.heading, index.fields.text] {
+        let key = Term::from_field_text(field, term);
+        let postings = segment.inverted_index(field)?.read_postings(&key, IndexRecordOption::WithFreqs)?;
+        let Some(mut postings) = postings else { continue };
+        while postings.doc() != tantivy::TERMINATED {
+            let counts = passages.entry(postings.doc()).or_default();
+            let count = postings.term_freq() as f32;
+            if field == index.fields.title {
+                counts.title = count;
+            } else if field == index.fields.heading {
+                counts.heading = count;
+            } else {
+                counts.text = count;
+            }
+            postings.advance();
+        }
+    }
+    Ok(passages)
+}
+
+/// Returns the cards of a ranking's best articles. A card's score is the chance that the turn
+/// needs it, so that cards of several bases compare.
+pub(super) fn cards(
     index: &BaseIndex,
-    candidate: &Candidate,
-    question: &WeightedTerms,
-) -> Result<Card, tantivy::TantivyError> {
-    let stored = index.passage(candidate.passage)?;
-    Ok(Card {
-        id: format!("{}#{}", stored.article, stored.number),
-        highlights: highlights(&stored.text, question),
-        article: stored.article,
-        title: stored.title,
-        passage: stored.text,
-        score: candidate.score,
-        base: index.edition.base.clone(),
-        version: index.edition.version,
-    })
+    ranking: &Ranking,
+    asked: &Asked<'_>,
+    limit: usize,
+) -> Result<Vec<Card>, tantivy::TantivyError> {
+    let Some(best) = ranking.candidates.first() else { return Ok(Vec::new()) };
+    let chance = need::chance(&need::features(asked, ranking));
+    let mut cards = Vec::new();
+    for candidate in ranking.candidates.iter().take(limit) {
+        let stored = index.passage(candidate.passage)?;
+        cards.push(Card {
+            id: format!("{}#{}", stored.article, stored.number),
+            highlights: highlights(&stored.text, asked),
+            article: stored.article,
+            title: stored.title,
+            passage: stored.text,
+            score: chance * candidate.score / best.score,
+            base: index.edition.base.clone(),
+            version: index.edition.version,
+        });
+    }
+    Ok(cards)
+}
+
+/// Returns the stretches of `passage` that the customer's last turn asked for, or the talk before
+/// if it asked for none, in Unicode scalar values. Neighbours with only spaces between are one.
+fn highlights(passage: &str, asked: &Asked<'_>) -> Vec<(usize, usize)> {
+    let found = terms(passage);
+    let is_asked = |term: &str, oldest: usize| asked.terms.get(term).is_some_and(|&ago| ago <= oldest);
+    let has_last = found.iter().any(|term| is_asked(&term.text, 0));
+    let oldest = if has_last { 0 } else { 2 };
+    let mut stretches: Vec<(usize, usize)> = Vec::new();
+    let (mut characters, mut counted_bytes) = (0, 0);
+    for term in found.iter().filter(|term| is_asked(&term.text, oldest)) {
+        let gap = &passage[counted_bytes..term.bytes.start];
+        let start = characters + gap.chars().count();
+        let end = start + passage[term.bytes.clone()].chars().count();
+        match stretches.last_mut() {
+            Some(last) if gap.trim().is_empty() => last.1 = end,
+            _ => stretches.push((start, end)),
+        }
+        characters = end;
+        counted_bytes = term.bytes.end;
+    }
+    stretches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn customer(text: &str) -> Turn {
+        Turn { speaker: Speaker::Customer, text: text.to_owned() }
+    }
+
+    fn check_highlights(passage: &str, question: &str, expected: &[&str]) {
+        let turns = [customer(question)];
+        let characters: Vec<char> = passage.chars().collect();
+        let found: Vec<String> = highlights(passage, &Asked::from(&turns))
+            .into_iter()
+            .map(|(start, end)| characters[start..end].iter().collect())
+            .collect();
+        assert_eq!(found, expected, "{question}");
+    }
+
+    #[test]
+    fn highlights_count_characters_and_join_neighbours() {
+        let passage = "Żółć: late fees are €25. Fees for late bags.";
+        check_highlights(passage, "what late fee is it", &["late fees", "Fees", "late"]);
+        check_highlights(passage, "twenty five euros?", &["25"]);
+        check_highlights("late fees", "late fees", &["late fees"]);
+        check_highlights(passage, "hello", &[]);
+    }
+
+    #[test]
+    fn a_term_counts_from_when_it_was_last_said() {
+        let turns = [customer("refund of the bag"), customer("which bag")];
+        let asked = Asked::from(&turns);
+        assert_eq!(asked.terms.get("bag"), Some(&0));
+        assert_eq!(asked.terms.get("refund"), Some(&1));
+    }
 }

@@ -242,7 +242,9 @@ pub(super) async fn feedback(
         return Err(ApiError::invalid("card", format!("must have at most {NAME_MAX_BYTES} bytes")));
     }
     let (key, _) = visible_call(&store, &identity, call).await?;
-    store.judge_card(&key, &card, &identity.name, body.useful).await?;
+    if !store.judge_card(&key, &card, &identity.name, body.useful).await? {
+        return Err(ApiError::not_found(format!("card {card} in this call")));
+    }
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -259,7 +261,7 @@ pub(super) async fn visible_call(
     }
 }
 
-/// Checks and redacts what somebody typed.
+/// Checks what somebody typed; the call redacts it.
 fn typed(field: &'static str, text: String) -> Result<String, ApiError> {
     if text.trim().is_empty() {
         return Err(ApiError::invalid(field, "must not be empty"));

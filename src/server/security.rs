@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn only_inline_scripts_are_hashed_and_to_the_byte() {
-        let html = "<script type=\"importmap\">alert('Hello, world.');</script>\n<script src=\"/app.js\"></script>";
+        let html =
+            "<script type=\"importmap\">alert('Hello, world.');</script>\n<script src=\"/app.js\"></script>";
         // The example of MDN's page on script-src, whose hash anybody can check with openssl.
         assert_eq!(inline_script_hashes(html), ["qznLcsROx4GACP2dm0UCKCzCG+HiZ1guq6ZZDob/Tng="]);
         assert!(inline_script_hashes("<script>never closed").is_empty());

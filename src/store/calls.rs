@@ -273,34 +273,6 @@ impl Store {
         }
         Ok(keys)
     }
-
-    /// Notes whether a card was useful to a user; a second answer replaces the first.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn judge_card(
-        &self,
-        key: &CallKey,
-        card: &str,
-        user: &str,
-        is_useful: bool,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO card_feedback (tenant, call, card, user_name, useful, at)
-             VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (tenant, call, card, user_name)
-             DO UPDATE SET useful = excluded.useful, at = excluded.at",
-        )
-        .bind(&key.tenant)
-        .bind(key.call.as_str())
-        .bind(card)
-        .bind(user)
-        .bind(i64::from(is_useful))
-        .bind(timestamp(Utc::now()))
-        .execute(&self.pool)
-        .await?;
-        Ok(())
-    }
 }
 
 /// Returns a time as the tables hold it: fixed width, so that text order is time order.

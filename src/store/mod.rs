@@ -1,7 +1,7 @@
 //! What must survive: events, calls, knowledge, terms, users, in one SQLite file (sqlx).
 
-mod articles;
 pub mod calls;
+mod cards;
 mod events;
 pub mod identity;
 pub mod imports;

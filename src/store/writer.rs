@@ -9,8 +9,11 @@ use tokio::sync::oneshot;
 use super::StoreError;
 use super::calls::CallRecord;
 use super::calls::timestamp;
+use super::cards::CardUse;
+use super::cards::count_card;
 use crate::event::CallKey;
 use crate::event::Envelope;
+use crate::event::Event;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::sqlite::SqlitePool;
 
@@ -144,6 +147,11 @@ async fn write_one(connection: &mut SqliteConnection, append: &Append) -> Result
         .bind(ingest_seq.map(|seq| seq as i64))
         .execute(&mut *connection)
         .await?;
+        if let Event::Cards { cards, .. } = &envelope.event {
+            for card in cards {
+                count_card(connection, tenant, card, CardUse::Pushed).await?;
+            }
+        }
     }
     Ok(())
 }

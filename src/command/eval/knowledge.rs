@@ -16,7 +16,10 @@ use crate::knowledge::Knowledge;
 use crate::knowledge::Question;
 use crate::knowledge::article::Article;
 use crate::knowledge::article::Format;
+use crate::knowledge::deck::MOST_CARDS;
 use crate::knowledge::index::Edition;
+use crate::knowledge::need;
+use crate::knowledge::search::SHOW_BESIDE;
 use crate::knowledge::search::SHOW_FROM;
 use crate::prompt::Turn;
 
@@ -40,6 +43,9 @@ pub struct Args {
     /// Prints what every threshold would show.
     #[arg(long)]
     sweep: bool,
+    /// Fits the weights that say whether a turn needs a card, and prints them.
+    #[arg(long)]
+    fit: bool,
 }
 
 fn split(text: &str) -> Result<Split, String> {
@@ -56,6 +62,8 @@ struct Trial {
     kind: &'static str,
     relevant: Vec<String>,
     found: Vec<Card>,
+    /// What the chance of needing a card is computed from; calls only.
+    features: Vec<f32>,
     /// Whether the deck of the call would push something new.
     is_pushed: bool,
 }
@@ -94,6 +102,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let trials = trials?;
     if args.sweep {
         print_sweep(&trials);
+        return Ok(());
+    }
+    if args.fit {
+        print_fit(&trials);
         return Ok(());
     }
     let mut groups: BTreeMap<String, Vec<&Trial>> = BTreeMap::new();
@@ -164,6 +176,7 @@ fn trials(args: &Args, knowledge: &Knowledge) -> anyhow::Result<Vec<Trial>> {
                 kind: "queries",
                 relevant: query.relevant,
                 found,
+                features: Vec::new(),
                 is_pushed: false,
             });
         }
@@ -187,16 +200,12 @@ fn call_trials(
         if speaker == Speaker::Agent {
             continue;
         }
-        let found = knowledge.find(TENANT, &question(base, turns.clone()))?;
-        let shown = found.iter().filter(|card| card.score >= SHOW_FROM).cloned().collect();
-        let is_pushed = !deck.observe(shown).is_empty();
-        trials.push(Trial {
-            company: base.to_owned(),
-            kind,
-            relevant: turn.articles.clone(),
-            found,
-            is_pushed,
-        });
+        let question = question(base, turns.clone());
+        let found = knowledge.find(TENANT, &question)?;
+        let is_pushed = !deck.observe(knowledge.search(TENANT, &question)?).is_empty();
+        let features = knowledge.need_features(TENANT, base, &turns)?;
+        let (company, relevant) = (base.to_owned(), turn.articles.clone());
+        trials.push(Trial { company, kind, relevant, found, features, is_pushed });
     }
     Ok(())
 }
@@ -209,7 +218,10 @@ fn figures(trials: &[&Trial], threshold: f32) -> Figures {
     let mut figures = Figures::default();
     for trial in trials {
         let is_right = |card: &Card| trial.relevant.contains(&card.article);
-        let shown: Vec<&Card> = trial.found.iter().take(3).filter(|card| card.score >= threshold).collect();
+        let best = trial.found.first().map_or(0.0, |card| card.score);
+        let least = if best < threshold { f32::INFINITY } else { SHOW_BESIDE * best };
+        let shown: Vec<&Card> =
+            trial.found.iter().take(MOST_CARDS).filter(|card| card.score >= least).collect();
         if trial.relevant.is_empty() {
             figures.unneeded += 1;
             figures.false_show += f32::from(u8::from(!shown.is_empty()));
@@ -256,5 +268,35 @@ fn print_sweep(trials: &[Trial]) {
             "{threshold:>9.3} {:>6.3} {:>6.3} {:>6.3}",
             figures.shown_right, figures.shown_wrong, figures.false_show
         );
+    }
+}
+
+/// Fits logistic weights by AdaGrad (Duchi et al., JMLR 12, 2011) and prints them as the tables of
+/// [`need`]. Words are held close to nothing, so that rare ones do not learn a company.
+fn print_fit(trials: &[Trial]) {
+    const ROUNDS: usize = 30;
+    const RATE: f32 = 0.2;
+    const WORD_DECAY: f32 = 0.1;
+    const SHAPE_DECAY: f32 = 0.001;
+    let rows: Vec<&Trial> = trials.iter().filter(|trial| !trial.features.is_empty()).collect();
+    let mut weights = vec![0.0f32; need::FEATURES];
+    let mut squares = vec![0.01f32; need::FEATURES];
+    for round in 0..ROUNDS {
+        // Rows of one call are alike; a stride that shares no factor with most lengths mixes them.
+        for step in 0..rows.len() {
+            let trial = rows[(step * 7919 + round * 31) % rows.len()];
+            let sum: f32 =
+                trial.features.iter().zip(&weights).map(|(feature, weight)| feature * weight).sum();
+            let error = 1.0 / (1.0 + (-sum).exp()) - f32::from(u8::from(!trial.relevant.is_empty()));
+            for (at, &feature) in trial.features.iter().enumerate().filter(|(_, feature)| **feature != 0.0) {
+                let decay = if at < need::SHAPE.len() { SHAPE_DECAY } else { WORD_DECAY };
+                let slope = error * feature + decay * weights[at];
+                squares[at] += slope * slope;
+                weights[at] -= RATE * slope / squares[at].sqrt();
+            }
+        }
+    }
+    for ((name, _), weight) in need::SHAPE.iter().chain(&need::WORDS).zip(weights) {
+        println!("    (\"{name}\", {weight:.2}),");
     }
 }
