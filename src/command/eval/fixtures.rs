@@ -1,13 +1,221 @@
-//! `chatdlm eval fixtures`.
+//! `chatdlm eval fixtures`: does the engine compute what the reference implementation computed?
+//!
+//! A fixture folder is a checkpoint with `cases.json` and `expected.safetensors`: forward cases give
+//! the logits of some tokens, decode cases give every step of a decoding rule. Logits must agree
+//! within 2e-4, decode traces token for token, in 32-bit floats.
 
-/// Runs every case of reference fixture folders and exits 0 only if all reproduce.
+use std::path::Path;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use crate::engine::config::ModelConfig;
+use crate::engine::model::linear::Quant;
+use crate::engine::model::llada2::Model;
+use crate::engine::runner::Runner;
+use crate::engine::sampler::Rule;
+use crate::engine::sequence::Generate;
+use crate::engine::sequence::Sequence;
+use crate::engine::weights::Weights;
+
+/// The largest difference of a logit.
+const TOLERANCE: f32 = 2e-4;
+
+/// Runs every case of reference fixture folders.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Fixture folders: config.json, model.safetensors, cases.json, expected.safetensors.
+    #[arg(required = true)]
+    folders: Vec<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Deserialize)]
+struct Cases {
+    #[serde(default)]
+    forward: Vec<ForwardCase>,
+    #[serde(default)]
+    decode: Vec<DecodeCase>,
+}
+
+#[derive(Deserialize)]
+struct ForwardCase {
+    input_ids: Vec<u32>,
+    attention: Attention,
+    logits: String,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Attention {
+    Full,
+    BlockCausal { block_length: usize },
+}
+
+#[derive(Deserialize)]
+struct DecodeCase {
+    rule: String,
+    prompt: Vec<u32>,
+    block_length: usize,
+    gen_length: usize,
+    #[serde(default)]
+    steps: Option<usize>,
+    threshold: f32,
+    #[serde(default)]
+    editing_threshold: Option<f32>,
+    #[serde(default)]
+    max_post_steps: Option<usize>,
+    mask_id: u32,
+    eos_id: u32,
+    output_ids: Vec<u32>,
+    forward_passes: u32,
+    trace: Vec<Vec<Pass>>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+struct Pass {
+    unmasked: usize,
+    edited: usize,
+    tokens: Vec<u32>,
+}
 
 /// Runs the command.
 ///
 /// # Errors
-/// One line that names what is wrong and what to do.
-pub fn run(_args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
+/// When a folder cannot be read or any case does not reproduce.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let mut results = Vec::new();
+    for folder in &args.folders {
+        let outcome = check_folder(folder).with_context(|| format!("cannot check {}", folder.display()));
+        match outcome {
+            Ok(cases) => results.extend(cases),
+            Err(error) => results.push((format!("{}", folder.display()), Err(format!("{error:#}")))),
+        }
+    }
+    let failed = results.iter().filter(|(_, r)| r.is_err()).count();
+    if args.json {
+        let cases: Vec<_> = results
+            .iter()
+            .map(|(name, r)| serde_json::json!({"case": name, "ok": r.is_ok(), "detail": r.as_ref().map_or_else(Clone::clone, Clone::clone)}))
+            .collect();
+        println!("{}", serde_json::json!({"cases": cases, "passed": results.len() - failed, "failed": failed}));
+    } else {
+        for (name, result) in &results {
+            match result {
+                Ok(detail) => println!("ok    {name}: {detail}"),
+                Err(reason) => println!("FAIL  {name}: {reason}"),
+            }
+        }
+        println!("{} passed, {failed} failed", results.len() - failed);
+    }
+    anyhow::ensure!(failed == 0, "{failed} of {} fixture cases do not reproduce", results.len());
+    Ok(())
+}
+
+/// A case's name, and what was compared or why it failed.
+type CaseResult = (String, Result<String, String>);
+
+/// Checks every case of one folder.
+///
+/// # Errors
+/// When the folder is no fixture; a case that fails is a result.
+pub fn check_folder(folder: &Path) -> anyhow::Result<Vec<CaseResult>> {
+    let text = std::fs::read_to_string(folder.join("cases.json")).context("cannot read cases.json")?;
+    let cases: Cases = serde_json::from_str(&text).context("cannot understand cases.json")?;
+    let config = ModelConfig::read(folder)?;
+    let weights = Weights::open(folder)?;
+    let mut runner = Runner::new(Model::load(config, &weights, Quant::F32, |_, _| {})?);
+    let expected_bytes = std::fs::read(folder.join("expected.safetensors")).context("cannot read expected.safetensors")?;
+    let expected = safetensors::SafeTensors::deserialize(&expected_bytes).context("expected.safetensors")?;
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut results = Vec::new();
+    for (i, case) in cases.forward.iter().enumerate() {
+        let view = expected.tensor(&case.logits).with_context(|| format!("no tensor {}", case.logits))?;
+        let logits: Vec<f32> =
+            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        results.push((format!("{name} forward {i}"), check_forward(&mut runner, case, &logits)));
+    }
+    for (i, case) in cases.decode.iter().enumerate() {
+        results.push((format!("{name} decode {i} ({})", case.rule), check_decode(&mut runner, case)));
+    }
+    Ok(results)
+}
+
+fn check_forward(runner: &mut Runner, case: &ForwardCase, expected: &[f32]) -> Result<String, String> {
+    let block = match case.attention {
+        Attention::BlockCausal { block_length } => block_length,
+        Attention::Full => case.input_ids.len(),
+    };
+    let logits = runner.logits(&case.input_ids, block);
+    if logits.len() != expected.len() {
+        return Err(format!("{} logits, expected {}", logits.len(), expected.len()));
+    }
+    let largest = logits.iter().zip(expected).fold(0.0_f32, |d, (a, b)| d.max((a - b).abs()));
+    if largest.is_nan() || largest > TOLERANCE {
+        return Err(format!("logits differ by {largest:e}, allowed {TOLERANCE:e}"));
+    }
+    Ok(format!("{} logits within {largest:.1e}", logits.len()))
+}
+
+fn check_decode(runner: &mut Runner, case: &DecodeCase) -> Result<String, String> {
+    let rule = rule(case)?;
+    let generate = Generate { rule, banned: vec![], banned_at: vec![], stops_at_end: true };
+    let canvas = vec![None; case.gen_length];
+    let sequence =
+        Sequence::generate(&case.prompt, &canvas, case.block_length, case.mask_id, case.eos_id, generate);
+    let mut slot = runner.slot(sequence, Vec::new());
+    let mut trace: Vec<Vec<Pass>> = Vec::new();
+    let mut blocks_before = 0;
+    let mut is_new_block = true;
+    while !slot.sequence.is_done {
+        let current = slot.sequence.current;
+        let outcomes = runner.step(&mut [(&mut slot, usize::MAX / 2)]);
+        let Some(change) = &outcomes[0].change else { continue };
+        if is_new_block {
+            trace.push(Vec::new());
+        }
+        let tokens = slot.sequence.tokens[current..current + case.block_length].to_vec();
+        if let Some(passes) = trace.last_mut() {
+            passes.push(Pass { unmasked: change.unmasked, edited: change.edited, tokens });
+        }
+        is_new_block = slot.sequence.blocks != blocks_before;
+        blocks_before = slot.sequence.blocks;
+    }
+    for (b, (found, expected)) in trace.iter().zip(&case.trace).enumerate() {
+        for (p, (found, expected)) in found.iter().zip(expected).enumerate() {
+            if found != expected {
+                return Err(format!("block {b} pass {p}: {found:?}, expected {expected:?}"));
+            }
+        }
+    }
+    let passes = |trace: &[Vec<Pass>]| trace.iter().map(Vec::len).collect::<Vec<_>>();
+    if passes(&trace) != passes(&case.trace) {
+        return Err(format!("passes of the blocks {:?}, expected {:?}", passes(&trace), passes(&case.trace)));
+    }
+    if slot.sequence.steps != case.forward_passes {
+        return Err(format!("{} forward passes, expected {}", slot.sequence.steps, case.forward_passes));
+    }
+    let output = &slot.sequence.tokens[..slot.sequence.end.min(slot.sequence.tokens.len())];
+    if !output.starts_with(&case.output_ids) && !case.output_ids.starts_with(output) {
+        return Err(format!("output {output:?}, expected {:?}", case.output_ids));
+    }
+    Ok(format!("{} passes, {} tokens", slot.sequence.steps, case.output_ids.len()))
+}
+
+fn rule(case: &DecodeCase) -> Result<Rule, String> {
+    match case.rule.as_str() {
+        "threshold" => Ok(Rule::Threshold {
+            threshold: case.threshold,
+            steps: case.steps.ok_or("a threshold case without steps")?,
+        }),
+        "threshold_edit" => Ok(Rule::ThresholdEdit {
+            threshold: case.threshold,
+            editing_threshold: case.editing_threshold.ok_or("an editing case without editing_threshold")?,
+            max_post_steps: case.max_post_steps.ok_or("an editing case without max_post_steps")?,
+        }),
+        other => Err(format!("decoding rule {other:?} is not supported")),
+    }
 }

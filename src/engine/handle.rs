@@ -1,0 +1,267 @@
+//! The engine's front: load a checkpoint, ask for text or scores; drop what was asked to cancel it.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::TrySendError;
+use std::sync::mpsc::sync_channel;
+
+use tokio::sync::oneshot;
+use tokio::sync::watch;
+
+use crate::engine::config::ConfigError;
+use crate::engine::config::ModelConfig;
+use crate::engine::model::linear::Quant;
+use crate::engine::model::llada2::Model;
+use crate::engine::runner::Runner;
+use crate::engine::sequence::Generate;
+use crate::engine::sequence::Sequence;
+use crate::engine::tokenizer::Tokenizer;
+use crate::engine::tokenizer::TokenizerError;
+use crate::engine::weights::Weights;
+use crate::engine::weights::WeightsError;
+use crate::engine::worker;
+use crate::engine::worker::Job;
+
+/// How the engine runs.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineConfig {
+    /// Precision of the weights.
+    pub quant: Quant,
+    /// Threads; 0 for one a core.
+    pub threads: usize,
+    /// The most rows of one step.
+    pub step_rows: usize,
+    /// The most sequences that run at once.
+    pub max_running: usize,
+    /// The most requests that wait; one more is refused.
+    pub max_waiting: usize,
+    /// The longest sequence, prompt and canvas, in tokens.
+    pub max_tokens: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig {
+            quant: Quant::Q8,
+            threads: 0,
+            step_rows: 256,
+            max_running: 64,
+            max_waiting: 256,
+            max_tokens: 8192,
+        }
+    }
+}
+
+/// Says why the engine refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The checkpoint's configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The checkpoint's weights cannot be used.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The checkpoint's tokenizer cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The engine's thread could not be started.
+    #[error("cannot start the engine's threads: {0}")]
+    Threads(String),
+    /// Too much is waiting; nothing was queued.
+    #[error("the model is overloaded: {0} requests wait")]
+    Overloaded(usize),
+    /// The engine's thread is gone.
+    #[error("the engine has stopped")]
+    Stopped,
+    /// The request is longer than the engine takes.
+    #[error("{tokens} tokens asked for, the engine takes {limit}")]
+    TooLong {
+        /// Prompt and canvas.
+        tokens: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A token id is outside the vocabulary.
+    #[error("token id {0} is outside the vocabulary")]
+    Token(u32),
+}
+
+/// What is to be denoised.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateRequest {
+    /// Tokens that are given.
+    pub prompt: Vec<u32>,
+    /// What follows: frozen tokens, and `None` where the model writes.
+    pub canvas: Vec<Option<u32>>,
+    /// The block length; the checkpoint's own when `None`.
+    pub block_length: Option<usize>,
+    /// How.
+    pub generate: Generate,
+}
+
+/// A generation as it stands.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Snapshot {
+    /// The canvas, masks included.
+    pub canvas: Vec<u32>,
+    /// How many tokens of it will not change.
+    pub settled: usize,
+    /// Denoising passes so far.
+    pub steps: u32,
+    /// Blocks that took passes, finished.
+    pub blocks: u32,
+    /// Tokens unmasked so far.
+    pub unmasked: u32,
+    /// Whether it is complete.
+    pub is_done: bool,
+}
+
+/// A generation under way. Dropping it cancels the work.
+#[derive(Debug)]
+pub struct Generation {
+    receiver: watch::Receiver<Snapshot>,
+    is_over: bool,
+}
+
+impl Generation {
+    /// Returns the newest state since the last call, `None` after the complete one.
+    ///
+    /// States that nobody fetched are replaced by newer ones. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the engine stops before the generation is complete.
+    pub async fn next(&mut self) -> Result<Option<Snapshot>, EngineError> {
+        if self.is_over {
+            return Ok(None);
+        }
+        self.receiver.changed().await.map_err(|_| EngineError::Stopped)?;
+        let snapshot = self.receiver.borrow_and_update().clone();
+        self.is_over = snapshot.is_done;
+        Ok(Some(snapshot))
+    }
+}
+
+/// The engine. Clones share one thread, which ends with the last of them.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    jobs: SyncSender<Job>,
+    config: EngineConfig,
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    folder: PathBuf,
+    weight_bytes: usize,
+}
+
+impl Engine {
+    /// Loads the checkpoint in `folder` and starts the engine's thread.
+    ///
+    /// # Errors
+    /// When the checkpoint is missing or unusable.
+    ///
+    /// # Blocking
+    /// As long as reading and packing the weights takes.
+    pub fn start(folder: &Path, config: EngineConfig) -> Result<Engine, EngineError> {
+        let model_config = ModelConfig::read(folder)?;
+        let tokenizer = Tokenizer::read(folder)?;
+        let weights = Weights::open(folder)?;
+        let model = Model::load(model_config.clone(), &weights, config.quant, |_, _| {})?;
+        let weight_bytes = model.bytes();
+        // A job more is refused, never queued without bound.
+        let (jobs, receiver) = sync_channel(config.max_waiting.max(1));
+        worker::spawn(Runner::new(model), receiver, config.clone())
+            .map_err(|error| EngineError::Threads(error.to_string()))?;
+        let folder = folder.to_owned();
+        let shared = Shared { jobs, config, model: model_config, tokenizer, folder, weight_bytes };
+        Ok(Engine { shared: Arc::new(shared) })
+    }
+
+    /// Returns the model's shapes.
+    pub fn model(&self) -> &ModelConfig {
+        &self.shared.model
+    }
+
+    /// Returns how the engine runs.
+    pub fn config(&self) -> &EngineConfig {
+        &self.shared.config
+    }
+
+    /// Returns the tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.shared.tokenizer
+    }
+
+    /// Returns the checkpoint's folder.
+    pub fn folder(&self) -> &Path {
+        &self.shared.folder
+    }
+
+    /// Returns how many bytes the weights take in memory.
+    pub fn weight_bytes(&self) -> usize {
+        self.shared.weight_bytes
+    }
+
+    /// Starts denoising.
+    ///
+    /// # Errors
+    /// At once when the engine is overloaded or stopped, or the request is too long.
+    pub fn generate(&self, request: GenerateRequest) -> Result<Generation, EngineError> {
+        let model = &self.shared.model;
+        let given = request.prompt.iter().chain(request.canvas.iter().flatten());
+        self.check(request.prompt.len() + request.canvas.len(), given)?;
+        let block = request.block_length.unwrap_or_else(|| model.block_length()).max(1);
+        let sequence = Sequence::generate(
+            &request.prompt,
+            &request.canvas,
+            block,
+            model.mask_token_id,
+            model.eos_token_id,
+            request.generate,
+        );
+        let (sender, receiver) = watch::channel(Snapshot::default());
+        self.send(Job::Generate(sequence, sender))?;
+        Ok(Generation { receiver, is_over: false })
+    }
+
+    /// Returns the probabilities of `labels` among themselves at the masked position of `tokens`.
+    ///
+    /// # Errors
+    /// When the engine is overloaded or stopped, or the request is too long.
+    ///
+    /// # Cancellation
+    /// Dropping the future drops the work.
+    pub async fn score(&self, tokens: &[u32], position: usize, labels: Vec<u32>) -> Result<Vec<f32>, EngineError> {
+        let model = &self.shared.model;
+        self.check(tokens.len(), tokens.iter().chain(&labels))?;
+        let block = model.block_length();
+        let sequence = Sequence::score(tokens, position, block, model.mask_token_id, model.pad_token_id);
+        let (sender, receiver) = oneshot::channel();
+        self.send(Job::Score(sequence, labels, sender))?;
+        receiver.await.map_err(|_| EngineError::Stopped)
+    }
+
+    fn check<'a>(&self, tokens: usize, ids: impl Iterator<Item = &'a u32>) -> Result<(), EngineError> {
+        let limit = self.shared.config.max_tokens.min(self.shared.model.max_position_embeddings);
+        if tokens == 0 || tokens > limit {
+            return Err(EngineError::TooLong { tokens, limit });
+        }
+        match ids.copied().find(|id| *id as usize >= self.shared.model.vocab_size) {
+            Some(id) => Err(EngineError::Token(id)),
+            None => Ok(()),
+        }
+    }
+
+    fn send(&self, job: Job) -> Result<(), EngineError> {
+        self.shared.jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => EngineError::Overloaded(self.shared.config.max_waiting),
+            TrySendError::Disconnected(_) => EngineError::Stopped,
+        })
+    }
+}
