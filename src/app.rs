@@ -36,8 +36,7 @@ pub struct App {
     pub address: SocketAddr,
     /// The calls and all they work with.
     pub calls: Calls,
-    /// The knowledge, to be changed.
-    pub library: Library,
+    library: Library,
     server: ServerHandle,
     serving: JoinHandle<std::io::Result<()>>,
 }
@@ -84,6 +83,11 @@ impl App {
     /// Returns the database.
     pub fn store(&self) -> &Store {
         &self.calls.parts().store
+    }
+
+    /// Returns the knowledge, to be changed.
+    pub fn library(&self) -> &Library {
+        &self.library
     }
 
     /// Drains: no new calls, sockets get a going-away close, what is settled is written. Calls

@@ -241,7 +241,7 @@ impl Actor {
                     tracing::info!(call = %self.key.call, "sender lost");
                 }
                 progress = self.work.progress() => self.go_on(progress),
-                () = tokio::time::sleep_until(deadline) => self.give_up(),
+                () = reached(deadline) => self.give_up(),
             }
             self.finish_if_observed();
             self.flush().await?;
@@ -310,12 +310,11 @@ impl Actor {
     }
 
     /// Returns when the call is given up if nothing happens.
-    fn deadline(&self) -> Instant {
+    fn deadline(&self) -> Option<Instant> {
         match (&self.ending, &self.feeder) {
-            (Some(ending), _) => ending.until,
-            (None, None) => self.lost_at,
-            // Nothing is due: far enough not to matter.
-            (None, Some(_)) => Instant::now() + self.parts.config.resume(),
+            (Some(ending), _) => Some(ending.until),
+            (None, None) => Some(self.lost_at),
+            (None, Some(_)) => None,
         }
     }
 
@@ -509,6 +508,14 @@ impl Actor {
             answer();
         }
         Ok(())
+    }
+}
+
+/// Returns at the deadline; never without one.
+async fn reached(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

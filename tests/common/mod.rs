@@ -1,18 +1,32 @@
 //! What the tests of the running server share: a server on a free port, its people and its sockets.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use chatdlm::app::App;
+use chatdlm::assist;
+use chatdlm::assist::Calls;
+use chatdlm::assist::Parts;
+use chatdlm::assist::draft::Drafter;
+use chatdlm::assist::terms::Terms;
+use chatdlm::bus::Bus;
 use chatdlm::config::Config;
+use chatdlm::event::CallKey;
+use chatdlm::knowledge::Knowledge;
+use chatdlm::store::Store;
 use chatdlm::store::identity::Role;
 use futures_util::SinkExt;
 use futures_util::StreamExt;
 use serde_json::Value;
 use serde_json::json;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_tungstenite::MaybeTlsStream;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -34,6 +48,23 @@ pub async fn start(folder: &Path, config: Config) -> App {
     App::start(config, folder).await.expect("the server starts")
 }
 
+/// Opens what calls work with on the folder, without a model and without a server.
+pub async fn calls(folder: &Path, config: assist::Config) -> Calls {
+    let store = Store::open(&folder.join("chatdlm.sqlite")).await.expect("a database");
+    let parts = Parts {
+        terms: Terms::new(store.clone()),
+        store,
+        bus: Bus::default(),
+        knowledge: Knowledge::new(&folder.join("index")),
+        searches: Arc::new(Semaphore::new(1)),
+        drafter: Drafter::without_model("no model in this test"),
+        emotions: None,
+        counters: Arc::default(),
+        config,
+    };
+    Calls::new(parts, Handle::current())
+}
+
 /// Returns a new key that feeds calls.
 pub async fn ingest_key(app: &App) -> String {
     app.store().ensure_tenant(TENANT).await.expect("a tenant");
@@ -43,9 +74,14 @@ pub async fn ingest_key(app: &App) -> String {
 
 /// Returns the cookie of a new user who is signed in.
 pub async fn cookie(app: &App, name: &str, role: Role) -> String {
-    app.store().add_user(TENANT, name, role, None).await.expect("a user");
+    cookie_of(app, TENANT, name, role).await
+}
+
+/// Returns the cookie of a new user of a tenant.
+pub async fn cookie_of(app: &App, tenant: &str, name: &str, role: Role) -> String {
+    app.store().add_user(tenant, name, role, None).await.expect("a user");
     let lifetime = chrono::Duration::hours(1);
-    let token = app.store().open_session(TENANT, name, lifetime).await.expect("a session");
+    let token = app.store().open_session(tenant, name, lifetime).await.expect("a session");
     format!("chatdlm_session={}", token.reveal())
 }
 
@@ -56,27 +92,51 @@ pub struct Client {
 
 impl Client {
     /// Opens a socket with one header that says who it is.
-    pub async fn connect(app: &App, path: &str, header: (&'static str, &str)) -> Client {
-        let url = format!("ws://{}{path}", app.address);
+    pub async fn connect(address: SocketAddr, path: &str, header: (&'static str, &str)) -> Client {
+        Client::try_connect(address, path, header).await.expect("a websocket")
+    }
+
+    /// Opens a socket, or returns why not.
+    pub async fn try_connect(
+        address: SocketAddr,
+        path: &str,
+        header: (&'static str, &str),
+    ) -> Result<Client, tungstenite::Error> {
+        let url = format!("ws://{address}{path}");
         let mut request = url.into_client_request().expect("a request");
         request.headers_mut().insert(header.0, header.1.parse().expect("a header"));
-        let (socket, _) = tokio_tungstenite::connect_async(request).await.expect("a websocket");
-        Client { socket }
+        let (socket, _) = tokio_tungstenite::connect_async(request).await?;
+        Ok(Client { socket })
     }
 
     /// Opens a socket that feeds calls.
     pub async fn ingest(app: &App, key: &str) -> Client {
-        Client::connect(app, "/v1/calls/ingest", ("authorization", &format!("Bearer {key}"))).await
+        Client::feed(app.address, key).await
+    }
+
+    /// Opens a socket that feeds calls at an address.
+    pub async fn feed(address: SocketAddr, key: &str) -> Client {
+        Client::connect(address, "/v1/calls/ingest", ("authorization", &format!("Bearer {key}"))).await
     }
 
     /// Opens a socket of somebody signed in.
     pub async fn watch(app: &App, path: &str, cookie: &str) -> Client {
-        Client::connect(app, path, ("cookie", cookie)).await
+        Client::connect(app.address, path, ("cookie", cookie)).await
+    }
+
+    /// Opens a socket of somebody signed in, or returns why not.
+    pub async fn try_watch(app: &App, path: &str, cookie: &str) -> Result<Client, tungstenite::Error> {
+        Client::try_connect(app.address, path, ("cookie", cookie)).await
     }
 
     /// Sends a text.
     pub async fn send_text(&mut self, text: impl Into<String>) {
         self.socket.send(Message::text(text.into())).await.expect("sent");
+    }
+
+    /// Sends JSON, unless the socket is broken.
+    pub async fn try_send(&mut self, value: Value) -> Result<(), tungstenite::Error> {
+        self.socket.send(Message::text(value.to_string())).await
     }
 
     /// Sends any message.
@@ -144,6 +204,12 @@ impl Client {
         self.send(segment(seq, text)).await;
         assert_eq!(self.receive().await, json!({"type": "ack", "seq": seq}));
     }
+}
+
+/// Returns the key of "tenant call".
+pub fn call_key(text: &str) -> CallKey {
+    let (tenant, call) = text.split_once(' ').expect("a tenant and a call");
+    CallKey { tenant: tenant.to_owned(), call: call.parse().expect("a call's name") }
 }
 
 /// Returns the start of a call of the agent alice.
