@@ -20,7 +20,6 @@ use crate::engine::ops::rope::Rope;
 use crate::engine::ops::rope::Turn;
 use crate::engine::ops::route::Routing;
 use crate::engine::ops::route::route;
-use crate::engine::ops::simd::sigmoid;
 use crate::engine::ops::softmax::softmax;
 use crate::engine::ops::swiglu::swiglu;
 use crate::engine::weights::Weights;
@@ -413,7 +412,7 @@ impl Sparse {
         let (mut chosen, mut weights) = (vec![0; rows * k], vec![0.0; rows * k]);
         for row in 0..rows {
             let scores = &mut scores[row * experts..(row + 1) * experts];
-            scores.iter_mut().for_each(|s| *s = sigmoid(*s));
+            scores.iter_mut().for_each(|s| *s = 1.0 / (1.0 + (-*s).exp()));
             let range = row * k..(row + 1) * k;
             route(routing, scores, &self.bias, &mut chosen[range.clone()], &mut weights[range]);
         }
@@ -447,6 +446,32 @@ impl Sparse {
                 y.iter_mut().zip(out).for_each(|(y, o)| *y += weight * o);
             }
         }
+    }
+}
+
+impl Sparse {
+    /// Returns the router's logits, `[rows, experts]`.
+    ///
+    /// In the exact mode sums are in f64: two experts may be all but equal, and the choice between
+    /// them must not hang on the order of a sum.
+    fn router_logits(&self, quant: Quant, normed: &[f32], hidden: usize) -> Vec<f32> {
+        let (rows, experts) = (normed.len() / hidden, self.experts.len());
+        let mut logits = vec![0.0; rows * experts];
+        match quant {
+            Quant::Q8 => {
+                let gate = View::new(&self.gate, experts, hidden).transposed();
+                matmul(&mut logits, experts, View::new(normed, rows, hidden), gate, 1.0, Write::Replace);
+            }
+            Quant::F32 => {
+                for (row, logits) in normed.chunks_exact(hidden).zip(logits.chunks_exact_mut(experts)) {
+                    for (gate, logit) in self.gate.chunks_exact(hidden).zip(logits) {
+                        let sum: f64 = row.iter().zip(gate).map(|(x, g)| f64::from(*x) * f64::from(*g)).sum();
+                        *logit = sum as f32;
+                    }
+                }
+            }
+        }
+        logits
     }
 }
 
