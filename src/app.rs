@@ -20,6 +20,7 @@ use crate::assist::terms::Terms;
 use crate::bus::Bus;
 use crate::config::Config;
 use crate::config::ModelConfig;
+use crate::engine::handle::Engine;
 use crate::monitor::emotion::EmotionReader;
 use crate::server;
 use crate::server::Site;
@@ -114,6 +115,17 @@ struct Model {
 }
 
 /// Loads the model. Without one drafts fail visibly and emotions are not read; the rest goes on.
-fn load_model(_config: &ModelConfig) -> Model {
-    Model { drafter: Drafter::without_model("no model is loaded"), emotions: None }
+fn load_model(config: &ModelConfig) -> Model {
+    let folder = config.folder();
+    let loaded = Engine::start(&folder, config.engine.clone()).map_err(anyhow::Error::from).and_then(|engine| {
+        let emotions = EmotionReader::new(engine.clone())?;
+        Ok((Drafter::new(engine)?, emotions))
+    });
+    match loaded {
+        Ok((drafter, emotions)) => Model { drafter, emotions: Some(emotions) },
+        Err(error) => {
+            tracing::error!(folder = %folder.display(), error = format!("{error:#}"), "no model: no drafts, no emotions");
+            Model { drafter: Drafter::without_model(&format!("the model is not loaded: {error:#}")), emotions: None }
+        }
+    }
 }

@@ -11,6 +11,7 @@ use toml::Table;
 use toml::Value;
 
 use crate::assist;
+use crate::engine::handle::EngineConfig;
 use crate::server;
 use crate::server::auth;
 
@@ -60,6 +61,21 @@ pub struct Config {
 pub struct ModelConfig {
     /// The checkpoint's folder; the bundled model when missing.
     pub dir: Option<PathBuf>,
+    /// How the engine runs.
+    pub engine: EngineConfig,
+}
+
+impl ModelConfig {
+    /// Returns the folder of the checkpoint: the one that is set, else the bundled one, beside the
+    /// working directory or where this binary was built.
+    pub fn folder(&self) -> PathBuf {
+        let bundled = Path::new("models/nano");
+        match &self.dir {
+            Some(dir) => dir.clone(),
+            None if bundled.exists() => bundled.to_owned(),
+            None => Path::new(env!("CARGO_MANIFEST_DIR")).join(bundled),
+        }
+    }
 }
 
 impl Config {

@@ -10,6 +10,8 @@
 //! summary      turns <|summary|> text <|disposition|> text <|end|>
 //! ```
 
+use crate::engine::tokenizer::Tokenizer;
+use crate::engine::tokenizer::TokenizerError;
 use crate::event::Emotion;
 use crate::event::Speaker;
 
@@ -148,6 +150,21 @@ pub fn reply(cards: &[(&str, &str)], recent: &[Turn]) -> Vec<Piece> {
     turns(&mut pieces, recent, REPLY_TURNS);
     pieces.push(Piece::Control(Control::Reply));
     pieces
+}
+
+/// Returns the token ids of pieces.
+///
+/// # Errors
+/// When the tokenizer has no token for a control.
+pub fn encode(pieces: &[Piece], tokenizer: &Tokenizer) -> Result<Vec<u32>, TokenizerError> {
+    let mut ids = Vec::new();
+    for piece in pieces {
+        match piece {
+            Piece::Text(text) => tokenizer.encode(text, &mut ids)?,
+            Piece::Control(control) => ids.push(tokenizer.control(control.token())?),
+        }
+    }
+    Ok(ids)
 }
 
 fn shortened(text: &str, limit: usize) -> &str {

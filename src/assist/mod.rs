@@ -8,11 +8,14 @@
 mod answer;
 mod call;
 pub mod calls;
+mod canvas;
 pub mod counters;
 pub mod draft;
+mod ground;
 pub mod intake;
 pub mod library;
 mod observe;
+mod quote;
 mod state;
 pub mod terms;
 mod work;

@@ -38,15 +38,15 @@ const RECORDINGS: [(&str, &[u8]); 4] = [
 ];
 
 /// One of the calls that are live at any time: its agent, and how much of the first one is over
-/// when the demo starts. Alice has most: hers is the page that visitors open.
+/// when the demo starts. Alice has most, all under way: hers is the page that visitors open.
 const LANES: [(&str, f64); 7] = [
     ("alice", 0.35),
     ("alice", 0.55),
-    ("ben", 0.3),
-    ("alice", 0.0),
-    ("cleo", 0.6),
-    ("alice", 0.15),
     ("ben", 0.0),
+    ("alice", 0.2),
+    ("cleo", 0.6),
+    ("alice", 0.45),
+    ("ben", 0.3),
 ];
 
 /// How soon after the start a customer finishes speaking on the first lane, and how much later on

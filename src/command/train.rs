@@ -202,7 +202,7 @@ fn encode(documents: &[Document], tokenizer: &Tokenizer, context: usize) -> anyh
 }
 
 /// Encodes pieces; of a document that is too long the first tokens go, for the end holds what is asked.
-pub fn example(
+fn example(
     pieces: &[Piece],
     tokenizer: &Tokenizer,
     context: usize,

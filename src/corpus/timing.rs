@@ -18,9 +18,9 @@ use crate::event::Speaker;
 use crate::event::Word;
 
 /// What every word costs, whatever its length, at a rate of 1.
-const WORD_MS: f64 = 80.0;
-/// What each syllable adds. With the breaths this makes 160 words a minute.
-const SYLLABLE_MS: f64 = 212.0;
+const WORD_MS: f64 = 84.0;
+/// What each syllable adds. With English words this makes 160 words a minute, breaths aside.
+const SYLLABLE_MS: f64 = 222.0;
 /// The breath after a comma.
 const COMMA_MS: f64 = 160.0;
 /// The breath after a full stop.

@@ -25,7 +25,7 @@ use crate::engine::worker;
 use crate::engine::worker::Job;
 
 /// How the engine runs.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineConfig {
     /// Precision of the weights.

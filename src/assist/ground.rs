@@ -1,0 +1,78 @@
+//! What a draft may claim: numbers, amounts, dates, names and codes must stand in transcript or cards.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+/// Words that state a quantity or a date without a digit.
+const FIGURES: &str = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen \
+    sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand \
+    million half quarter dozen double percent per cent euro euros pound pounds dollar dollars pence cents monday \
+    tuesday wednesday thursday friday saturday sunday january february march april june july august september \
+    october november december today tomorrow yesterday tonight noon midnight daily weekly monthly yearly hour \
+    hours minute minutes day days week weeks month months year years free refund refunded";
+
+/// The words of everything that a draft may rest on.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    words: HashSet<String>,
+}
+
+impl Sources {
+    /// Collects the words of transcript and cards.
+    pub fn new<'a>(texts: impl Iterator<Item = &'a str>) -> Sources {
+        Sources { words: texts.flat_map(words).map(|(_, word)| word.to_lowercase()).collect() }
+    }
+
+    /// Returns the byte ranges of `written` that claim what no source says.
+    pub fn unsupported(&self, written: &str) -> Vec<Range<usize>> {
+        let mut found = Vec::new();
+        let mut starts_sentence = true;
+        for (range, word) in words(written) {
+            let lower = word.to_lowercase();
+            let is_name = !starts_sentence && word.chars().next().is_some_and(char::is_uppercase) && !is_i(word);
+            let has_digit = word.chars().any(|c| c.is_ascii_digit());
+            let is_figure = FIGURES.split_whitespace().any(|figure| figure == lower);
+            if (has_digit || is_figure || is_name) && !self.words.contains(&lower) {
+                found.push(range.clone());
+            }
+            starts_sentence = written[range.end..].trim_start().starts_with(['.', '!', '?']);
+        }
+        found
+    }
+}
+
+fn is_i(word: &str) -> bool {
+    matches!(word.split(['\'', '’']).next(), Some("I"))
+}
+
+/// Splits a text into words with their byte ranges; apostrophes stay inside.
+fn words(text: &str) -> impl Iterator<Item = (Range<usize>, &str)> {
+    let is_inner = |c: char| c.is_alphanumeric() || c == '\'' || c == '’';
+    let mut rest = 0;
+    std::iter::from_fn(move || {
+        let start = rest + text[rest..].find(is_inner)?;
+        let end = text[start..].find(|c| !is_inner(c)).map_or(text.len(), |n| start + n);
+        rest = end;
+        Some((start..end, &text[start..end]))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(written: &str, expected: &[&str]) {
+        let sources = Sources::new(["Plan B costs 25 euros a month", "my name is Anna"].into_iter());
+        let found: Vec<&str> = sources.unsupported(written).into_iter().map(|r| &written[r]).collect();
+        assert_eq!(found, expected, "{written}");
+    }
+
+    #[test]
+    fn what_no_source_says_is_found() {
+        check("Of course, Anna, that is 25 euros.", &[]);
+        check("That is 30 euros by Friday.", &["30", "Friday"]);
+        check("Thanks, Peter. I'm sure it's fine.", &["Peter"]);
+        check("Certainly. That takes two weeks", &["two", "weeks"]);
+        check("", &[]);
+    }
+}
