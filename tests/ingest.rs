@@ -7,6 +7,10 @@ use common::Client;
 use common::segment;
 use common::start_message;
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::Data;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::OpCode;
 
 #[tokio::test]
 async fn a_call_is_fed_watched_and_ended() {
@@ -96,8 +100,87 @@ async fn bad_messages_are_refused_by_name_and_the_call_goes_on() {
         assert_eq!((refused["code"].as_str(), refused["seq"].as_u64()), (Some(code), seq), "{refused}");
         assert!(refused["message"].as_str().is_some_and(|message| !message.is_empty()), "{refused}");
     }
-    sender.send_raw(tokio_tungstenite::tungstenite::Message::binary(vec![0xff; 10])).await;
+    sender.send_raw(Message::binary(vec![0xff; 10])).await;
     assert_eq!(sender.receive().await["code"], "binary");
     sender.say(6, "still here").await;
+    app.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_text_or_far_too_long_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = common::start(folder.path(), common::config()).await;
+    let key = common::ingest_key(&app).await;
+    let mut sender = Client::ingest(&app, &key).await;
+    sender.start("c-1").await;
+    let no_utf8 = Frame::message(vec![b'{', 0xff, 0xfe], OpCode::Data(Data::Text), true);
+    sender.send_raw(Message::Frame(no_utf8)).await;
+    assert_eq!(sender.receive().await["code"], "invalid_utf8");
+    sender.say(1, "still here").await;
+
+    sender.send(segment(2, &"x".repeat(300_000))).await;
+    assert_eq!(sender.receive().await["code"], "message_too_large");
+    let close = sender.closed().await.expect("a close frame");
+    assert_eq!(u16::from(close.code), 1009);
+    let mut sender = Client::ingest(&app, &key).await;
+    assert_eq!(sender.start("c-1").await, 1, "the call itself is open");
+    app.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_socket_begins_with_a_start_of_an_open_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = common::start(folder.path(), common::config()).await;
+    let key = common::ingest_key(&app).await;
+    let mut sender = Client::ingest(&app, &key).await;
+    sender.send(segment(1, "hello")).await;
+    assert_eq!(sender.receive().await["code"], "start_expected");
+    assert_eq!(u16::from(sender.closed().await.expect("a close frame").code), 1008);
+
+    let mut sender = Client::ingest(&app, &key).await;
+    sender.start("c-1").await;
+    sender.say(1, "goodbye").await;
+    sender.send(json!({"type": "end", "reason": "hangup"})).await;
+    sender.closed().await;
+    let mut sender = Client::ingest(&app, &key).await;
+    sender.send(start_message("c-1")).await;
+    let refused = sender.receive().await;
+    assert_eq!((refused["code"].as_str(), refused["resume_after"].as_u64()), (Some("call_closed"), Some(1)));
+    assert_eq!(u16::from(sender.closed().await.expect("a close frame").code), 1008);
+    assert!(Client::try_feed(app.address, "cdlm_wrong").await.is_err());
+    app.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_newer_of_two_sockets_feeds_the_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = common::start(folder.path(), common::config()).await;
+    let key = common::ingest_key(&app).await;
+    let mut older = Client::ingest(&app, &key).await;
+    older.start("c-1").await;
+    older.say(1, "one").await;
+    let mut newer = Client::ingest(&app, &key).await;
+    assert_eq!(newer.start("c-1").await, 1);
+    assert_eq!(older.receive().await["code"], "taken_over");
+    assert_eq!(u16::from(older.closed().await.expect("a close frame").code), 4009);
+    newer.say(2, "two").await;
+    app.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stopping_server_says_goodbye_and_keeps_calls_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = common::start(folder.path(), common::config()).await;
+    let key = common::ingest_key(&app).await;
+    let mut sender = Client::ingest(&app, &key).await;
+    sender.start("c-1").await;
+    sender.say(1, "one").await;
+    let stopping = tokio::spawn(app.stop());
+    assert_eq!(u16::from(sender.closed().await.expect("a close frame").code), 1001);
+    stopping.await.unwrap().unwrap();
+
+    let app = common::start(folder.path(), common::config()).await;
+    let mut sender = Client::ingest(&app, &key).await;
+    assert_eq!(sender.start("c-1").await, 1);
     app.stop().await.unwrap();
 }

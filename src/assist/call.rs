@@ -241,7 +241,13 @@ impl Actor {
                     tracing::info!(call = %self.key.call, "sender lost");
                 }
                 progress = self.work.progress() => self.go_on(progress),
-                () = reached(deadline) => self.give_up(),
+                () = reached(deadline) => {
+                    // Whoever wanted this actor went away before asking.
+                    if self.state.is_none() {
+                        return Ok(());
+                    }
+                    self.give_up();
+                }
             }
             self.finish_if_observed();
             self.flush().await?;

@@ -237,7 +237,12 @@ impl Engine {
     ///
     /// # Cancellation
     /// Dropping the future drops the work.
-    pub async fn score(&self, tokens: &[u32], position: usize, labels: Vec<u32>) -> Result<Vec<f32>, EngineError> {
+    pub async fn score(
+        &self,
+        tokens: &[u32],
+        position: usize,
+        labels: Vec<u32>,
+    ) -> Result<Vec<f32>, EngineError> {
         let model = &self.shared.model;
         self.check(tokens.len(), tokens.iter().chain(&labels))?;
         let block = model.block_length();

@@ -109,7 +109,8 @@ impl Runner {
                 wants_output: reaches,
             });
         }
-        let ends: Vec<(usize, bool)> = chunks.iter().map(|c| (c.start + c.tokens.len(), c.wants_output)).collect();
+        let ends: Vec<(usize, bool)> =
+            chunks.iter().map(|c| (c.start + c.tokens.len(), c.wants_output)).collect();
         let hidden = self.model.config.hidden_size;
         let rows = self.model.forward(&mut chunks, &mut self.work);
         drop(chunks);
@@ -117,7 +118,8 @@ impl Runner {
         let read: Vec<Read> = wanted
             .par_chunks(HEAD_ROWS)
             .flat_map_iter(|some| {
-                let x: Vec<f32> = some.iter().flat_map(|w| &rows[w.row * hidden..(w.row + 1) * hidden]).copied().collect();
+                let x: Vec<f32> =
+                    some.iter().flat_map(|w| &rows[w.row * hidden..(w.row + 1) * hidden]).copied().collect();
                 let mut logits = vec![0.0; some.len() * model.config.vocab_size];
                 model.logits(&mut logits, &x);
                 some.iter()
@@ -162,7 +164,11 @@ fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
             let best = largest(logits);
             let token = logits.iter().position(|s| *s == best).unwrap_or(0);
             let confidence = 1.0 / sum_of_exponentials(logits, best);
-            Read::Candidate(Candidate { at: position - slot.sequence.current, token: token as u32, confidence })
+            Read::Candidate(Candidate {
+                at: position - slot.sequence.current,
+                token: token as u32,
+                confidence,
+            })
         }
     }
 }

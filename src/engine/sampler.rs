@@ -91,7 +91,14 @@ impl Rule {
     ///
     /// `pass` counts the passes done, `post` those that began with nothing masked, `edited` what
     /// the last one replaced, `has_masks` whether masks are left.
-    pub fn is_done(&self, pass: usize, post: usize, edited: usize, has_masks: bool, began_masked: bool) -> bool {
+    pub fn is_done(
+        &self,
+        pass: usize,
+        post: usize,
+        edited: usize,
+        has_masks: bool,
+        began_masked: bool,
+    ) -> bool {
         match *self {
             Rule::Threshold { steps, .. } => !has_masks || pass >= steps,
             Rule::ThresholdEdit { max_post_steps, .. } => {

@@ -91,8 +91,16 @@ impl Sequence {
         }
         tokens.resize(end.next_multiple_of(block), mask);
         frozen.resize(tokens.len(), false);
-        let mut sequence =
-            Sequence::new(tokens, frozen, prompt.len(), end, block, mask, end_of_text, Purpose::Generate(generate));
+        let mut sequence = Sequence::new(
+            tokens,
+            frozen,
+            prompt.len(),
+            end,
+            block,
+            mask,
+            end_of_text,
+            Purpose::Generate(generate),
+        );
         sequence.skip_finished();
         sequence
     }
@@ -103,7 +111,8 @@ impl Sequence {
         all.resize(tokens.len().next_multiple_of(block), pad);
         let frozen = vec![true; all.len()];
         let len = tokens.len();
-        let mut sequence = Sequence::new(all, frozen, len, len, block, mask, pad, Purpose::Score { position });
+        let mut sequence =
+            Sequence::new(all, frozen, len, len, block, mask, pad, Purpose::Score { position });
         sequence.current = sequence.tokens.len() - block;
         sequence
     }

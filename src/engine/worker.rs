@@ -115,16 +115,25 @@ fn step(runner: &mut Runner, running: &mut Vec<Running>, budget: usize) {
     for (i, share) in pack(&waiting, budget) {
         rows[i] = share;
     }
-    let mut slots: Vec<(&mut Slot, usize)> =
-        running.iter_mut().zip(&rows).filter(|(_, rows)| **rows > 0).map(|(r, rows)| (&mut r.slot, *rows)).collect();
+    let mut slots: Vec<(&mut Slot, usize)> = running
+        .iter_mut()
+        .zip(&rows)
+        .filter(|(_, rows)| **rows > 0)
+        .map(|(r, rows)| (&mut r.slot, *rows))
+        .collect();
     if slots.is_empty() {
         return;
     }
     let outcomes = runner.step(&mut slots);
-    tracing::trace!(sequences = outcomes.len(), rows = outcomes.iter().map(|o| o.rows).sum::<usize>(), "step");
+    tracing::trace!(
+        sequences = outcomes.len(),
+        rows = outcomes.iter().map(|o| o.rows).sum::<usize>(),
+        "step"
+    );
     let stepped = running.iter().zip(&rows).filter(|(_, rows)| **rows > 0).map(|(r, _)| r);
     for (running, outcome) in stepped.zip(outcomes) {
-        if let (Reader::Generate(sender), Some(_), false) = (&running.reader, outcome.change, running.slot.sequence.is_done)
+        if let (Reader::Generate(sender), Some(_), false) =
+            (&running.reader, outcome.change, running.slot.sequence.is_done)
         {
             // The receiver may be gone; then the next round drops the sequence.
             sender.send_replace(snapshot(&running.slot.sequence));

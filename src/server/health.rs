@@ -18,20 +18,24 @@ pub(super) async fn healthz() -> HttpResponse {
     HttpResponse::Ok().json(json!({"status": "up"}))
 }
 
-/// Says whether calls can be served: the database must answer. Without a model drafts and
-/// emotions are off and the rest goes on, so that is shown and does not make it unready.
+/// Says whether calls can be served: the database must answer and every base that has a version
+/// must be searchable. Without a model drafts and emotions are off and the rest goes on, so that
+/// is shown and does not make it unready.
 pub(super) async fn readyz(calls: web::Data<Calls>) -> HttpResponse {
     let parts = calls.parts();
     let is_stopping = *calls.stopping().borrow();
-    let database = parts.store.ping().await;
-    if let Err(error) = &database {
+    let active = parts.store.active_versions().await;
+    if let Err(error) = &active {
         tracing::error!(%error, "database does not answer");
     }
-    let is_ready = database.is_ok() && !is_stopping;
+    let is_searchable = active.as_ref().is_ok_and(|versions| {
+        versions.iter().all(|version| parts.knowledge.active(&version.tenant, &version.base).is_some())
+    });
+    let is_ready = is_searchable && !is_stopping;
     let body = json!({
         "status": if is_ready { "ready" } else { "not_ready" },
-        "database": database.is_ok(),
-        "index": true,
+        "database": active.is_ok(),
+        "index": is_searchable,
         "model": parts.emotions.is_some(),
         "stopping": is_stopping,
     });

@@ -19,6 +19,7 @@ pub use writer::Entry;
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::time::Duration;
 
 use sqlx::migrate::Migration;
 use sqlx::migrate::MigrationType;
@@ -83,7 +84,9 @@ impl Store {
             .foreign_keys(true)
             .journal_mode(SqliteJournalMode::Wal)
             // Acknowledged means on disk: WAL with FULL syncs the log at every commit.
-            .synchronous(SqliteSynchronous::Full);
+            .synchronous(SqliteSynchronous::Full)
+            // An import writes for seconds; calls wait for it and must not fail.
+            .busy_timeout(Duration::from_secs(30));
         let pool = SqlitePoolOptions::new().max_connections(8).connect_with(options).await?;
         let migrations = MIGRATIONS
             .iter()
@@ -100,15 +103,6 @@ impl Store {
         let migrator = Migrator { migrations: Cow::Owned(migrations), ..Migrator::DEFAULT };
         migrator.run(&pool).await?;
         Ok(Store { writer: writer::Writer::start(pool.clone()), pool })
-    }
-
-    /// Returns whether the database answers.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.pool).await?;
-        Ok(())
     }
 
     /// Waits for what is under way and closes the file.

@@ -116,7 +116,13 @@ impl Client {
 
     /// Opens a socket that feeds calls at an address.
     pub async fn feed(address: SocketAddr, key: &str) -> Client {
-        Client::connect(address, "/v1/calls/ingest", ("authorization", &format!("Bearer {key}"))).await
+        Client::try_feed(address, key).await.expect("a websocket")
+    }
+
+    /// Opens a socket that feeds calls, or returns why not.
+    pub async fn try_feed(address: SocketAddr, key: &str) -> Result<Client, tungstenite::Error> {
+        let header = ("authorization", &*format!("Bearer {key}"));
+        Client::try_connect(address, "/v1/calls/ingest", header).await
     }
 
     /// Opens a socket of somebody signed in.

@@ -101,7 +101,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             .iter()
             .map(|(name, r)| serde_json::json!({"case": name, "ok": r.is_ok(), "detail": r.as_ref().map_or_else(Clone::clone, Clone::clone)}))
             .collect();
-        println!("{}", serde_json::json!({"cases": cases, "passed": results.len() - failed, "failed": failed}));
+        println!(
+            "{}",
+            serde_json::json!({"cases": cases, "passed": results.len() - failed, "failed": failed})
+        );
     } else {
         for (name, result) in &results {
             match result {
@@ -128,7 +131,8 @@ pub fn check_folder(folder: &Path) -> anyhow::Result<Vec<CaseResult>> {
     let config = ModelConfig::read(folder)?;
     let weights = Weights::open(folder)?;
     let mut runner = Runner::new(Model::load(config, &weights, Quant::F32, |_, _| {})?);
-    let expected_bytes = std::fs::read(folder.join("expected.safetensors")).context("cannot read expected.safetensors")?;
+    let expected_bytes =
+        std::fs::read(folder.join("expected.safetensors")).context("cannot read expected.safetensors")?;
     let expected = safetensors::SafeTensors::deserialize(&expected_bytes).context("expected.safetensors")?;
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut results = Vec::new();
