@@ -171,6 +171,7 @@ impl Demo {
         let mut process = Command::new(env!("CARGO_BIN_EXE_chatdlm"))
             .args(["demo", "--port", "0", "--data-dir"])
             .arg(folder.path().join("data"))
+            .env("RUST_LOG", "error")
             .stdout(Stdio::piped())
             .spawn()
             .expect("the demo starts");
@@ -224,10 +225,9 @@ impl Driver {
             let mut line = String::new();
             let bytes = output.read_line(&mut line).expect("its output is text");
             assert!(bytes > 0, "chromedriver ended before it said its port");
-            let Some((_, port)) = line.trim_end().rsplit_once("on port ") else { continue };
-            if let Ok(port) = port.trim_end_matches('.').parse() {
-                return Driver { process, _output: output, port };
-            }
+            let Some((_, port)) = line.trim_end().split_once("started successfully on port ") else { continue };
+            let port = port.trim_end_matches('.').parse().expect("chromedriver says its port");
+            return Driver { process, _output: output, port };
         }
     }
 

@@ -147,8 +147,8 @@ function TryBox({ base, round }) {
     <input type="search" id="try-query" value=${query} onInput=${(event) => setQuery(event.target.value)} aria-label="Ask as a customer would"
       placeholder="Ask as a customer would: my engineer did not come, do I get money back" spellcheck="false" autocomplete="off" />
     <${Problem} error=${error} />
-    ${asked && html`<${PassageList} cards=${cards} asked=${asked} />`}
-    ${asked && cards.length > 0 && html`<p class="faint small">Marked words matched. Strong, fair and weak compare with the best match; the number is on hover.</p>`}
+    ${asked && html`<${PassageList} cards=${cards} asked=${asked} isExact />`}
+    ${asked && cards.length > 0 && html`<p class="faint small">Marked words matched. Strong, fair and weak compare with the best match here; the numbers compare within this version. Agents in a call get only the best.</p>`}
   </section>`;
 }
 

@@ -26,7 +26,7 @@ function title(item) {
   if (item.phase === 'reading') return 'reading';
   if (item.phase === 'failed') return 'failed';
   const version = item.state?.version;
-  return version ? `✓ version ${version} is live` : '✓ done';
+  return version ? `✓ published as version ${version}` : '✓ done';
 }
 
 /** What the server has read of the files, then those that it has yet to read. */

@@ -68,13 +68,13 @@ export function SearchDialog({ bases, onCopy, onClose }) {
   <//>`;
 }
 
-/** @param {{cards: any[], asked: string, chosen?: number, onCopy?: (card: any) => void}} props */
-export function PassageList({ cards, asked, chosen = -1, onCopy }) {
+/** @param {{cards: any[], asked: string, chosen?: number, isExact?: boolean, onCopy?: (card: any) => void}} props `isExact` shows scores as numbers too */
+export function PassageList({ cards, asked, chosen = -1, isExact = false, onCopy }) {
   const best = cards[0]?.score ?? 0;
   if (asked && cards.length === 0) return html`<p class="pad" role="status">Nothing matches “${asked}”. Try the words the article would use.</p>`;
   return html`<ol class="card-list found" aria-label="Passages">
     ${cards.map((card, index) => html`<li key=${card.id} class=${`card ${index === chosen ? 'current' : ''}`} aria-current=${index === chosen}>
-      <header><h3>${card.title}</h3><${Strength} word=${strength(card.score, best)} score=${card.score} /></header>
+      <header><h3>${card.title}</h3>${isExact && html`<span class="faint number">${card.score.toFixed(2)}</span>`}<${Strength} word=${strength(card.score, best)} score=${card.score} /></header>
       <p class="passage"><${Passage} card=${card} /></p>
       <footer><span class="faint">${card.base} · v${card.version}</span>
         ${onCopy && html`<span class="card-tools"><button class="quiet small" onClick=${() => onCopy(card)}>copy</button></span>`}</footer>
