@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use actix_web::App;
 use actix_web::cookie::Cookie;
+use actix_web::http::header::CONTENT_LENGTH;
 use actix_web::test;
 use actix_web::test::TestRequest;
 use actix_web::web;
@@ -295,12 +296,17 @@ async fn an_upload_over_the_limit_is_cut_and_leaves_nothing() {
     let admin = cookie(&store, Role::Admin).await;
     store.put_base("main", "tel", "Telephone", "en").await.expect("a base");
     let huge = vec![b'a'; UPLOAD_MAX_BYTES as usize + 1];
-    let request = upload(multipart(&[("fine.md", b"# A"), ("huge.txt", &huge)]), &admin).to_request();
-    let response = test::call_service(&app, request).await;
-    assert_eq!(response.status(), 413);
-    let answer: Value = test::read_body_json(response).await;
-    assert_eq!(answer["error"]["message"], "an upload has at most 64 MiB");
-    assert_eq!(std::fs::read_dir(folder.path().join("uploads")).expect("a folder").count(), 0);
+    let body = multipart(&[("fine.md", b"# A"), ("huge.txt", &huge)]);
+    let announced = upload(body.clone(), &admin).to_request();
+    let mut streamed = upload(body, &admin).to_request();
+    streamed.headers_mut().remove(CONTENT_LENGTH);
+    for request in [announced, streamed] {
+        let response = test::call_service(&app, request).await;
+        assert_eq!(response.status(), 413);
+        let answer: Value = test::read_body_json(response).await;
+        assert_eq!(answer["error"]["message"], "an upload has at most 64 MiB");
+        assert_eq!(std::fs::read_dir(folder.path().join("uploads")).expect("a folder").count(), 0);
+    }
     let empty = test::call_service(&app, upload(multipart(&[]), &admin).to_request()).await;
     assert_eq!(empty.status(), 400);
 }

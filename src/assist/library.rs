@@ -154,12 +154,11 @@ impl Library {
     /// When the store fails or an index cannot be built.
     pub async fn open(store: Store, data_dir: &Path) -> Result<Library, LibraryError> {
         let uploads = data_dir.join("uploads");
-        match fs::remove_dir_all(&uploads) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(LibraryError::Folder { path: uploads, source });
-            }
-            _ => {}
-        }
+        let emptied = match fs::remove_dir_all(&uploads) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(source),
+            _ => fs::create_dir_all(&uploads),
+        };
+        emptied.map_err(|source| LibraryError::Folder { path: uploads.clone(), source })?;
         store.drop_unfinished_versions().await?;
         store.fail_unfinished_imports("interrupted by a restart: upload the files again").await?;
         let (queue, jobs) = mpsc::channel(QUEUE_LENGTH);

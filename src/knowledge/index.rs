@@ -9,6 +9,8 @@ use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 
+use sha2::Digest;
+use sha2::Sha256;
 use tantivy::DocAddress;
 use tantivy::Index;
 use tantivy::ReloadPolicy;
@@ -31,6 +33,8 @@ use crate::knowledge::term::analyzer;
 
 /// Changes whenever passages, terms or fields change, so that older folders are built again.
 const LAYOUT: &str = "1";
+/// The file that says what the folder holds.
+const STAMP: &str = "stamp";
 /// The tokenizer's name inside tantivy.
 const TOKENIZER: &str = "terms";
 /// The memory tantivy sizes its term table by, in bytes; it grows if it must.
@@ -72,8 +76,19 @@ pub struct Edition {
 }
 
 impl Edition {
-    fn stamp(&self) -> String {
-        format!("{LAYOUT} {}", self.digest)
+    /// Says what was built and what its files hold. Tantivy panics on a cut file, so they are
+    /// checked before it sees them.
+    fn stamp(&self, folder: &Path) -> io::Result<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
+        names.retain(|name| name != STAMP && !name.to_string_lossy().starts_with('.'));
+        names.sort();
+        let mut hasher = Sha256::new();
+        for name in names {
+            hasher.update(name.as_encoded_bytes());
+            hasher.update(Sha256::digest(fs::read(folder.join(name))?));
+        }
+        Ok(format!("{LAYOUT}\n{}\n{}\n", self.digest, hex::encode(hasher.finalize())))
     }
 }
 
@@ -157,7 +172,8 @@ impl BaseIndex {
         remove_folder(&building).map_err(at(&building))?;
         fs::create_dir_all(&building).map_err(at(&building))?;
         write_passages(&building, articles)?;
-        fs::write(building.join("stamp"), edition.stamp()).map_err(at(&building))?;
+        let stamp = edition.stamp(&building).map_err(at(&building))?;
+        fs::write(building.join(STAMP), stamp).map_err(at(&building))?;
         remove_folder(folder).map_err(at(folder))?;
         fs::rename(&building, folder).map_err(at(folder))?;
         BaseIndex::open(folder, edition)
@@ -171,14 +187,17 @@ impl BaseIndex {
     /// # Blocking
     /// Reads every file once to check it: about a millisecond for a small base.
     pub fn open(folder: &Path, edition: Edition) -> Result<BaseIndex, IndexError> {
-        let stamp = fs::read_to_string(folder.join("stamp")).unwrap_or_default();
-        if stamp != edition.stamp() {
+        let stamp = fs::read_to_string(folder.join(STAMP)).unwrap_or_default();
+        if !stamp.starts_with(&format!("{LAYOUT}\n{}\n", edition.digest)) {
             return Err(IndexError::Stale(folder.to_owned()));
+        }
+        if edition.stamp(folder).ok().as_ref() != Some(&stamp) {
+            return Err(IndexError::Damaged(folder.to_owned()));
         }
         let damaged = |_| IndexError::Damaged(folder.to_owned());
         let index = Index::open_in_dir(folder).map_err(damaged)?;
         let (schema, fields) = Fields::schema();
-        if index.schema() != schema || !index.validate_checksum().map_err(damaged)?.is_empty() {
+        if index.schema() != schema {
             return Err(IndexError::Damaged(folder.to_owned()));
         }
         // The index never changes, so nothing has to watch its folder.

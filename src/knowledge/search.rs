@@ -8,6 +8,7 @@
 //! is [`crate::knowledge::need`]'s to say.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use tantivy::DocSet;
 use tantivy::Term;
@@ -18,12 +19,13 @@ use crate::event::Card;
 use crate::event::Speaker;
 use crate::knowledge::index::BaseIndex;
 use crate::knowledge::need;
+use crate::knowledge::term::related_terms;
 use crate::knowledge::term::terms;
 use crate::prompt::Turn;
 
 /// The best card's score from which on cards are shown, chosen on the dev split so that a turn
 /// that needs no card shows one in about 15 of 100 cases.
-pub const SHOW_FROM: f32 = 0.36;
+pub const SHOW_FROM: f32 = 0.34;
 /// The share of the best card's score that the cards beside it need.
 pub const SHOW_BESIDE: f32 = 0.5;
 
@@ -41,6 +43,10 @@ const FADE: f32 = 0.8;
 const PASSAGE_FADE: f32 = 0.3;
 /// The share of the best passage's score that its article gets.
 const PASSAGE_SHARE: f32 = 0.3;
+/// How much a word counts that only means about the same as one that was said …
+const RELATED: f32 = 0.2;
+/// … which helps as long as there are no more turns than these. Later the agent's words do better.
+const RELATED_TURNS: usize = 2;
 /// Turns before these are not looked at.
 const MOST_TURNS: usize = 14;
 
@@ -61,6 +67,8 @@ pub struct Question {
 pub(super) struct Asked<'a> {
     /// How many turns ago each term was last said; 0 is the customer's last turn.
     pub terms: BTreeMap<String, usize>,
+    /// Terms that nobody said and that mean about the same as one of the last turn.
+    pub related: BTreeSet<String>,
     /// The customer's last turn.
     pub last: &'a str,
     /// The agent's turn right before it, if there is one.
@@ -78,9 +86,15 @@ impl Asked<'_> {
                 found.entry(term.text).or_insert(ago);
             }
         }
+        let mut related = BTreeSet::new();
+        if turns.len() <= RELATED_TURNS {
+            related.extend(found.keys().flat_map(|term| related_terms(term)).cloned());
+            related.retain(|term| !found.contains_key(term));
+        }
         let before = turns.len().checked_sub(2).map(|at| &turns[at]);
         Asked {
             terms: found,
+            related,
             last: turns.last().map_or("", |turn| &turn.text),
             before: before.filter(|turn| turn.speaker == Speaker::Agent).map_or("", |turn| &turn.text),
             turns: turns.len(),
@@ -129,7 +143,8 @@ pub(super) fn rank(index: &BaseIndex, asked: &Asked<'_>) -> Result<Ranking, tant
     let mut passage_scores: BTreeMap<u32, f32> = BTreeMap::new();
     let mut article_scores: BTreeMap<u32, f32> = BTreeMap::new();
     let mut last_turn_scores: BTreeMap<u32, f32> = BTreeMap::new();
-    for (term, &ago) in &asked.terms {
+    let said = asked.terms.iter().map(|(term, &ago)| (term, Some(ago)));
+    for (term, ago) in said.chain(asked.related.iter().map(|term| (term, None))) {
         let passages = counts(index, term)?;
         let mut articles: BTreeMap<u32, Counts> = BTreeMap::new();
         for (&passage, counts) in &passages {
@@ -139,18 +154,22 @@ pub(super) fn rank(index: &BaseIndex, asked: &Asked<'_>) -> Result<Ranking, tant
             article.text += counts.text;
         }
         let rarity = inverse_document_frequency(articles.len(), index.article_count);
-        if ago == 0 {
+        let (article_weight, passage_weight) = match ago {
+            Some(ago) => (FADE.powi(ago as i32), PASSAGE_FADE.powi(ago as i32)),
+            None => (RELATED, RELATED),
+        };
+        if ago == Some(0) {
             ranking.rarity += rarity;
             ranking.known_terms += usize::from(!articles.is_empty());
         }
         for (&passage, counts) in &passages {
             let score = rarity * counts.score(index.passage_lengths[passage as usize]);
-            *passage_scores.entry(passage).or_default() += PASSAGE_FADE.powi(ago as i32) * score;
+            *passage_scores.entry(passage).or_default() += passage_weight * score;
         }
         for (&article, counts) in &articles {
             let score = rarity * counts.score(index.article_lengths[article as usize]);
-            *article_scores.entry(article).or_default() += FADE.powi(ago as i32) * score;
-            if ago == 0 {
+            *article_scores.entry(article).or_default() += article_weight * score;
+            if ago == Some(0) {
                 *last_turn_scores.entry(article).or_default() += score;
             }
         }
@@ -279,6 +298,14 @@ mod tests {
         check_highlights(passage, "twenty five euros?", &["25"]);
         check_highlights("late fees", "late fees", &["late fees"]);
         check_highlights(passage, "hello", &[]);
+    }
+
+    #[test]
+    fn related_words_help_until_there_is_talk() {
+        let turns = [customer("my gran passed away"), customer("her phone"), customer("what now, she died")];
+        let asked = Asked::from(&turns[..1]);
+        assert!(asked.related.contains("bereav") && !asked.related.contains("gran"), "{:?}", asked.related);
+        assert!(Asked::from(&turns).related.is_empty());
     }
 
     #[test]

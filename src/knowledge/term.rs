@@ -4,6 +4,8 @@
 //! numbers as digits ("twenty-five" is "25"), stop words dropped, stems. Each term keeps the bytes
 //! it came from, so that a match can be highlighted.
 
+use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -50,6 +52,26 @@ pub fn terms(text: &str) -> Vec<Term> {
         terms.push(Term { text: token.text.clone(), bytes: token.offset_from..token.offset_to });
     }
     terms
+}
+
+/// Each term of `related.txt` with those beside it.
+static RELATED: LazyLock<HashMap<String, BTreeSet<String>>> = LazyLock::new(|| {
+    let mut related: HashMap<String, BTreeSet<String>> = HashMap::new();
+    for line in include_str!("related.txt").lines().filter(|line| !line.starts_with('#')) {
+        let group: Vec<String> = terms(line).into_iter().map(|term| term.text).collect();
+        for term in &group {
+            related
+                .entry(term.clone())
+                .or_default()
+                .extend(group.iter().filter(|other| *other != term).cloned());
+        }
+    }
+    related
+});
+
+/// Returns terms that mean about the same as `term`.
+pub(super) fn related_terms(term: &str) -> impl Iterator<Item = &'static String> + use<> {
+    RELATED.get(term).into_iter().flatten()
 }
 
 /// Returns what splits and stems for tantivy as [`terms`] does.

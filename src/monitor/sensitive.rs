@@ -442,3 +442,107 @@ impl SharedTermLists {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(lists);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn list(category: &str, terms: &[&str], term_match: TermMatch, action: TermAction) -> TermList {
+        let terms = terms.iter().map(|&term| term.to_owned()).collect();
+        TermList { category: category.to_owned(), terms, term_match, severity: Severity::Warning, action }
+    }
+
+    fn lists() -> TermLists {
+        TermLists::compile(vec![
+            list("legal", &["sue you", "court"], TermMatch::Word, TermAction::Alert),
+            list("legal", &["solicitor"], TermMatch::Prefix, TermAction::Alert),
+            list("profanity", &["blöd", "damn"], TermMatch::Word, TermAction::Both),
+            list("flood", &[r"\bwater\s+(is\s+)?everywhere\b"], TermMatch::Regex, TermAction::Alert),
+        ])
+        .unwrap()
+    }
+
+    /// Checks the stretches of the text that are found.
+    fn check(text: &str, expected: &[&str]) {
+        let characters: Vec<char> = text.chars().collect();
+        let found: Vec<String> =
+            lists().find(text).iter().map(|term| characters[term.start..term.end].iter().collect()).collect();
+        assert_eq!(found, expected, "{text:?}");
+    }
+
+    #[test]
+    fn whole_words_prefixes_and_expressions_are_found_in_any_case() {
+        check("I'll SUE  you, in Court.", &["SUE  you", "Court"]);
+        check("my solicitors' letter", &["solicitors"]);
+        check("courtesy, escort, ｃourt", &[]);
+        check("İstanbul: BLÖD! blöder", &["BLÖD"]);
+        check("Water is everywhere", &["Water is everywhere"]);
+    }
+
+    #[test]
+    fn placeholders_hold_no_terms() {
+        let lists =
+            TermLists::compile(vec![list("bank", &["card", "number"], TermMatch::Word, TermAction::Alert)]);
+        assert!(lists.unwrap().find("[payment card] and [number] [bank]").is_empty());
+    }
+
+    #[test]
+    fn replaced_terms_move_what_follows_and_are_not_named() {
+        let text = "damn, [payment card] in court".to_owned();
+        let span = Span { category: Category::PaymentCard, start: 6, end: 20, original: 6..25 };
+        let (redacted, found) = lists().apply(Redacted { text, spans: vec![span] });
+        assert_eq!(redacted.text, "[profanity], [payment card] in court");
+        assert_eq!((redacted.spans[0].start, redacted.spans[0].end), (13, 27));
+        assert_eq!(found[0].term, "[profanity]");
+        assert_eq!((found[0].start, found[0].end), (0, 11));
+        assert_eq!((found[1].term.as_str(), found[1].start, found[1].end), ("court", 31, 36));
+    }
+
+    #[test]
+    fn bad_lists_are_refused_by_name() {
+        let refused = |list: TermList| TermLists::compile(vec![list]).unwrap_err();
+        let (word, regex, alert) = (TermMatch::Word, TermMatch::Regex, TermAction::Alert);
+        assert!(matches!(refused(list("x", &[], word, alert)), TermError::Empty(_)));
+        assert!(matches!(refused(list("No", &["a"], word, alert)), TermError::Category(_)));
+        assert!(matches!(refused(list("x", &["  "], word, alert)), TermError::Term { .. }));
+        assert!(matches!(refused(list("x", &["(a"], regex, alert)), TermError::Regex { .. }));
+        assert!(matches!(refused(list("x", &["a*"], regex, alert)), TermError::Regex { .. }));
+        assert!(matches!(refused(list("x", &[r"\w{900}{900}"], regex, alert)), TermError::Regex { .. }));
+        assert!(matches!(refused(list("x", &vec!["a"; 20_001], word, alert)), TermError::TooMany(_)));
+        assert!(matches!(TermLists::from_json("{}").unwrap_err(), TermError::Json(_)));
+    }
+
+    #[test]
+    fn the_seed_lists_compile_and_find_what_they_are_for() {
+        let lists = TermLists::from_json(include_str!("../../knowledge/terms.json")).unwrap();
+        let categories =
+            |text: &str| -> Vec<String> { lists.find(text).into_iter().map(|term| term.category).collect() };
+        assert_eq!(categories("I'll see you in court, and my solicitor agrees"), ["legal", "legal"]);
+        assert_eq!(categories("I want to cancel my contract and switch provider"), ["churn", "churn"]);
+        assert_eq!(categories("some days I just don't want to live anymore"), ["self_harm"]);
+        assert!(categories("Could you tell me the opening hours of the branch in Court Lane?").is_empty());
+    }
+
+    #[test]
+    fn a_swap_reaches_those_who_share() {
+        let shared = SharedTermLists::new(lists());
+        let other = shared.clone();
+        let before = other.load();
+        shared.swap(TermLists::compile(Vec::new()).unwrap());
+        assert_eq!(before.find("court").len(), 1);
+        assert!(other.load().find("court").is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn offsets_are_valid_in_any_text(text in "(\\PC|court|damn |İ|ß| |\\[profanity\\]){0,40}") {
+            let (redacted, found) = lists().apply(Redacted { text, spans: Vec::new() });
+            let length = redacted.text.chars().count();
+            for term in found {
+                prop_assert!(term.start < term.end && term.end <= length);
+            }
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! What must survive: events, calls, knowledge, terms, users, in one SQLite file (sqlx).
 
+pub mod articles;
 pub mod calls;
 mod cards;
 mod events;

@@ -219,7 +219,7 @@ fn report_json(counts: &Counts, calls: usize) -> serde_json::Value {
 fn report_table(counts: &Counts, calls: usize) {
     println!("{calls} calls; recall of marked spans, precision of replaced spans");
     println!("{:<15} {:>22} {:>22} {:>22} {:>22}", "", "recall", "precision", "clean r/p", "asr r/p");
-    let mut print = |name: &str, is_wanted: &dyn Fn(&str) -> bool| {
+    let print = |name: &str, is_wanted: &dyn Fn(&str) -> bool| {
         let all = sum(counts, is_wanted, None);
         let percent = |part: usize, whole: usize| match ratio(part, whole) {
             Some(ratio) => format!("{:.1} %", ratio * 100.0),

@@ -4,7 +4,9 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::engine::ops::matmul;
+use crate::engine::ops::exact;
+use crate::engine::ops::matmul::View;
+use crate::engine::ops::matmul::Write;
 use crate::engine::ops::quantized::QuantizedLinear;
 use crate::engine::ops::quantized::QuantizedRows;
 
@@ -12,7 +14,7 @@ use crate::engine::ops::quantized::QuantizedRows;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Quant {
-    /// 32-bit floats, as the references compute.
+    /// 32-bit floats with sums in 64 bits, for comparing with references; slow.
     F32,
     /// 8-bit integers, weights and activations.
     Q8,
@@ -100,7 +102,9 @@ impl Linear {
         let count = y.len() / self.output();
         match self {
             Linear::F32 { weight, input, output } => {
-                matmul::linear(y, &x.full[from * input..(from + count) * input], weight, *input, *output);
+                let x = View::new(&x.full[from * input..(from + count) * input], count, *input);
+                let w = View::new(weight, *output, *input).transposed();
+                exact::matmul(y, *output, x, w, 1.0, Write::Replace);
             }
             Linear::Q8(linear) => linear.apply(y, &x.quantized, from, count),
         }

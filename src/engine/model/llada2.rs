@@ -11,11 +11,11 @@ use crate::engine::kv_cache::KvCache;
 use crate::engine::model::linear::Linear;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::linear::Rows;
+use crate::engine::ops::exact;
 use crate::engine::ops::matmul::View;
 use crate::engine::ops::matmul::Write;
 use crate::engine::ops::matmul::matmul;
 use crate::engine::ops::norm::rms_norm;
-use crate::engine::ops::norm::rms_norm_in_place;
 use crate::engine::ops::rope::Rope;
 use crate::engine::ops::rope::Turn;
 use crate::engine::ops::route::Routing;
@@ -191,6 +191,7 @@ impl Model {
                 Quant::Q8 => work.x.extend(self.embeddings[at..at + hidden].iter().map(|v| v.to_f32())),
             }
         }
+        let with = Arithmetic::of(self.quant);
         let last = self.layers.len() - 1;
         for (i, layer) in self.layers.iter().enumerate() {
             self.attend(layer, i, chunks, work);
@@ -211,7 +212,7 @@ impl Model {
             layer.dense.apply_parallel(&mut work.added, &work.rows);
             add(&mut work.x, &work.added);
             resize(&mut work.normed, rows * hidden);
-            rms_norm(&mut work.normed, &work.x, &layer.post_norm, self.config.rms_norm_eps);
+            (with.rms_norm)(&mut work.normed, &work.x, &layer.post_norm, self.config.rms_norm_eps);
             work.rows.set(self.quant, &work.normed, hidden);
             match &layer.mlp {
                 Mlp::Dense(dense) => dense.apply_parallel(self.quant, &mut work.added, &work.rows),
@@ -220,7 +221,7 @@ impl Model {
             add(&mut work.x, &work.added);
         }
         resize(&mut work.normed, work.x.len());
-        rms_norm(&mut work.normed, &work.x, &self.norm, self.config.rms_norm_eps);
+        (with.rms_norm)(&mut work.normed, &work.x, &self.norm, self.config.rms_norm_eps);
         &work.normed
     }
 
@@ -237,20 +238,26 @@ impl Model {
         let eps = config.rms_norm_eps;
         let rows = work.x.len() / hidden;
         resize(&mut work.normed, rows * hidden);
-        rms_norm(&mut work.normed, &work.x, &layer.input_norm, eps);
+        let with = Arithmetic::of(self.quant);
+        (with.rms_norm)(&mut work.normed, &work.x, &layer.input_norm, eps);
         work.rows.set(self.quant, &work.normed, hidden);
         resize(&mut work.qkv, rows * width);
         layer.qkv.apply_parallel(&mut work.qkv, &work.rows);
         let queries = config.num_attention_heads * head_dim;
         let keys = config.num_key_value_heads * head_dim;
+        let mut raw = Vec::new();
         let mut rest = work.qkv.as_mut_slice();
         for chunk in chunks.iter_mut() {
             let (mine, others) = rest.split_at_mut(chunk.tokens.len() * width);
             rest = others;
             for (i, row) in mine.chunks_exact_mut(width).enumerate() {
                 let position = chunk.start + i;
-                rms_norm_in_place(&mut row[..queries], &layer.query_norm, eps);
-                rms_norm_in_place(&mut row[queries..queries + keys], &layer.key_norm, eps);
+                let (query, rest) = row.split_at_mut(queries);
+                for (heads, norm) in [(query, &layer.query_norm), (&mut rest[..keys], &layer.key_norm)] {
+                    raw.clear();
+                    raw.extend_from_slice(heads);
+                    (with.rms_norm)(heads, &raw, norm, eps);
+                }
                 for head in row[..queries + keys].chunks_exact_mut(head_dim) {
                     work.rope.turn(head, position, Turn::Forward);
                 }
@@ -288,14 +295,15 @@ impl Model {
         let rows = q.len() / width;
         let group = config.num_attention_heads / config.num_key_value_heads;
         let scale = 1.0 / (head_dim as f32).sqrt();
+        let with = Arithmetic::of(self.quant);
         let mut scores = vec![0.0; rows * end];
         for head in 0..config.num_attention_heads {
             let keys = View::new(cache.keys(layer, head / group, end), end, head_dim);
             let values = View::new(cache.values(layer, head / group, end), end, head_dim);
             let queries = View::strided(&q[head * head_dim..], rows, head_dim, width);
-            matmul(&mut scores, end, queries, keys.transposed(), scale, Write::Replace);
+            (with.matmul)(&mut scores, end, queries, keys.transposed(), scale, Write::Replace);
             for row in scores.chunks_exact_mut(end) {
-                softmax(row);
+                (with.softmax)(row);
             }
             let stride = config.num_attention_heads * head_dim;
             matmul(
@@ -373,7 +381,7 @@ impl FeedForward {
         let mut gate_up = vec![0.0; rows * 2 * self.width];
         self.gate_up.apply(&mut gate_up, x, from);
         let mut activated = vec![0.0; rows * self.width];
-        swiglu(&mut activated, &gate_up, self.width);
+        (Arithmetic::of(quant).swiglu)(&mut activated, &gate_up, self.width);
         let mut inner = Rows::default();
         inner.set(quant, &activated, self.width);
         self.down.apply(y, &inner, 0);
@@ -449,29 +457,26 @@ impl Sparse {
     }
 }
 
-impl Sparse {
-    /// Returns the router's logits, `[rows, experts]`.
-    ///
-    /// In the exact mode sums are in f64: two experts may be all but equal, and the choice between
-    /// them must not hang on the order of a sum.
-    fn router_logits(&self, quant: Quant, normed: &[f32], hidden: usize) -> Vec<f32> {
-        let (rows, experts) = (normed.len() / hidden, self.experts.len());
-        let mut logits = vec![0.0; rows * experts];
+/// The operations in the precision of the model.
+#[derive(Debug, Clone, Copy)]
+struct Arithmetic {
+    matmul: fn(&mut [f32], usize, View, View, f32, Write),
+    rms_norm: fn(&mut [f32], &[f32], &[f32], f32),
+    softmax: fn(&mut [f32]),
+    swiglu: fn(&mut [f32], &[f32], usize),
+}
+
+impl Arithmetic {
+    fn of(quant: Quant) -> Arithmetic {
         match quant {
-            Quant::Q8 => {
-                let gate = View::new(&self.gate, experts, hidden).transposed();
-                matmul(&mut logits, experts, View::new(normed, rows, hidden), gate, 1.0, Write::Replace);
-            }
-            Quant::F32 => {
-                for (row, logits) in normed.chunks_exact(hidden).zip(logits.chunks_exact_mut(experts)) {
-                    for (gate, logit) in self.gate.chunks_exact(hidden).zip(logits) {
-                        let sum: f64 = row.iter().zip(gate).map(|(x, g)| f64::from(*x) * f64::from(*g)).sum();
-                        *logit = sum as f32;
-                    }
-                }
-            }
+            Quant::F32 => Arithmetic {
+                matmul: exact::matmul,
+                rms_norm: exact::rms_norm,
+                softmax: exact::softmax,
+                swiglu: exact::swiglu,
+            },
+            Quant::Q8 => Arithmetic { matmul, rms_norm, softmax, swiglu },
         }
-        logits
     }
 }
 

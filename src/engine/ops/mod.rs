@@ -1,5 +1,6 @@
 //! The arithmetic, one file for each operation: plain slices in, plain slices out.
 
+pub mod exact;
 pub mod matmul;
 pub mod norm;
 pub mod quantized;

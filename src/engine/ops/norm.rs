@@ -16,19 +16,6 @@ multiversion! {
 }
 
 multiversion! {
-    /// Normalises every row of `x` `[n, width]` where it stands.
-    pub fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
-        let width = weight.len();
-        for x in x.chunks_exact_mut(width) {
-            let inverse = inverse_root(x, eps);
-            for (x, w) in x.iter_mut().zip(weight) {
-                *x *= inverse * w;
-            }
-        }
-    }
-}
-
-multiversion! {
     /// Adds the gradients of [`rms_norm`]: `dx += …`, `dweight += …`.
     pub fn rms_norm_backward(dx: &mut [f32], dweight: &mut [f32], dy: &[f32], x: &[f32], weight: &[f32], eps: f32) {
         let width = weight.len();

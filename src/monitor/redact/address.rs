@@ -110,7 +110,9 @@ fn postcode(scene: &Scene<'_>, at: usize) -> Option<(usize, usize)> {
         || (scene.mode != Mode::Written && scene.was_asked(&[Cue::Postcode], 2));
     let is_letters = token.is_word() && token.lower.len() <= 2 && token.lower.is_ascii();
     let is_letters = is_letters || (is_asked && spelled_letter(token).is_some());
-    if !is_letters && !(is_asked && piece_at(&scene.tokens, at, false).is_some()) {
+    let may_begin = is_letters || (is_asked && piece_at(&scene.tokens, at, false).is_some());
+    let is_inside = token.is_glued && at > 0 && scene.tokens[at - 1].kind != Kind::Mark;
+    if !may_begin || is_inside {
         return None;
     }
     let mut text = String::new();
@@ -133,7 +135,12 @@ fn postcode(scene: &Scene<'_>, at: usize) -> Option<(usize, usize)> {
             break;
         }
         let is_typed = scene.tokens[at].is_upper;
-        if is_postcode(&text) && (is_typed || is_asked) && (is_asked || (text.len() >= 6 && last - at <= 4)) {
+        let goes_on = scene.tokens.get(last + 1).is_some_and(|next| next.is_glued && next.kind != Kind::Mark);
+        if is_postcode(&text)
+            && !goes_on
+            && (is_typed || is_asked)
+            && (is_asked || (text.len() >= 6 && last - at <= 4))
+        {
             return Some((at, last));
         }
     }

@@ -88,7 +88,10 @@ fn is_birth(scene: &Scene<'_>, date: &Date) -> bool {
     if named || (asked && scene.is_customer()) {
         return is_full || is_old;
     }
-    is_full && is_old && scene.is_customer()
+    // A date said again by the other speaker, or together with a name that was asked for.
+    let follows = scene.memory.found_any(Category::DateOfBirth, 1)
+        || (scene.is_customer() && scene.mode != Mode::Written && scene.was_asked(&[Cue::Name], 1));
+    is_full && date.year.is_some() && (follows || (is_old && scene.is_customer()))
 }
 
 /// Reads the longest date that begins at token `at`.
@@ -233,6 +236,20 @@ fn spoken_numbers(scene: &Scene<'_>, at: usize) -> Option<Date> {
         });
     }
     let digits = &run.digits;
+    // "oh five oh six seventy one", all digits of day, month and year.
+    if matches!(groups[..], [1, 1, 1, 1, 2] | [1, 1, 1, 1, 2, 2] | [1, 1, 1, 1, 1, 1]) && run.is_spoken() {
+        let asked = scene.has_cue_before(at, &[Cue::Birth], 8) || scene.was_asked(&[Cue::Birth], 2);
+        let (one, two): (u32, u32) = (digits[..2].parse().ok()?, digits[2..4].parse().ok()?);
+        let is_date = asked && (1..=31).contains(&one) && (1..=31).contains(&two) && one.min(two) <= 12;
+        let year: u32 = digits[4..].parse().ok()?;
+        return is_date.then(|| Date {
+            first,
+            last,
+            has_day: true,
+            has_month: true,
+            year: Some(full_year(year)),
+        });
+    }
     let year_length = match groups[..] {
         [_, _, 2] => 2,
         [_, _, 2, 2] => 4,
@@ -242,7 +259,7 @@ fn spoken_numbers(scene: &Scene<'_>, at: usize) -> Option<Date> {
     let day: u32 = run.pieces[0].digits.parse().ok()?;
     let month_number = run.pieces[1].digits.parse::<u32>().ok().filter(|month| (1..=12).contains(month));
     let year: u32 = digits[digits.len() - year_length..].parse().ok()?;
-    let is_date = (1..=31).contains(&day) && month_number.is_some();
+    let is_date = run.is_spoken() && (1..=31).contains(&day) && month_number.is_some();
     is_date.then(|| Date { first, last, has_day: true, has_month: true, year: Some(full_year(year)) })
 }
 

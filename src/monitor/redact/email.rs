@@ -85,7 +85,15 @@ fn domain_end(scene: &Scene<'_>, from: usize) -> Option<usize> {
         last = Some(dot + 1);
         dot += 2;
     }
-    last
+    last.filter(|&last| is_top_level(scene.word(last)))
+}
+
+/// Returns whether a host may end with the word; "look at that dot on the map" is no address.
+fn is_top_level(word: &str) -> bool {
+    const DOMAINS: &str = " com org net edu gov mil int info biz name io ai app dev me tv eu uk ie us ca au nz de fr es it \
+        pt nl be lu ch dk se fi pl cz gr hu ro ng ke za pk bd br mx ar cl jp kr cn hk sg my ph il ae sa ru ua \
+        scot wales london online shop store tech cloud email live example test ";
+    DOMAINS.split(' ').any(|domain| !domain.is_empty() && domain == word)
 }
 
 fn is_host(scene: &Scene<'_>, at: usize) -> bool {
@@ -110,9 +118,9 @@ fn is_role_mailbox(word: &str) -> bool {
 
 /// Returns the first token of the local part that ends before token `at`.
 fn local_start(scene: &Scene<'_>, at: usize) -> usize {
-    let mut first = item_start(scene, at);
+    let mut first = item_start(scene, at, false);
     while first < at && first >= 2 && is_joiner(scene, first - 1) {
-        let before = item_start(scene, first - 1);
+        let before = item_start(scene, first - 1, true);
         if before == first - 1 {
             break;
         }
@@ -140,8 +148,9 @@ fn is_joiner(scene: &Scene<'_>, at: usize) -> bool {
 }
 
 /// Returns the first token of the item that ends before token `end`: a word with the numbers that
-/// follow and the initials that precede it, or a spelled word.
-fn item_start(scene: &Scene<'_>, end: usize) -> usize {
+/// follow and the initials that precede it, or a spelled word. One that `is_joined` to what follows by a
+/// "dot" may be any word.
+fn item_start(scene: &Scene<'_>, end: usize, is_joined: bool) -> usize {
     const MAX_TOKENS: usize = 24;
     let floor = end.saturating_sub(MAX_TOKENS);
     let is_number =
@@ -150,11 +159,14 @@ fn item_start(scene: &Scene<'_>, end: usize) -> usize {
     while at > floor && is_number(at - 1) {
         at -= 1;
     }
-    let is_word = |at: usize| scene.tokens[at].is_word() && !is_joiner(scene, at) && !is_lead(scene.word(at));
-    if at > floor && is_word(at - 1) && scene.tokens[at - 1].letter().is_none() {
-        at -= 1;
-    }
-    while at > floor && scene.tokens[at - 1].letter().is_some_and(|letter| letter != 'a' || at < end) {
+    let is_word = |at: usize| {
+        scene.tokens[at].is_word() && !is_joiner(scene, at) && (is_joined || !is_lead(scene.word(at)))
+    };
+    let takes_word = at > floor && is_word(at - 1) && scene.tokens[at - 1].letter().is_none();
+    at -= usize::from(takes_word);
+    // Before a word "a" is an article, before a joiner or another letter it is spelled.
+    let is_initial = |letter: char| !takes_word || !matches!(letter, 'a' | 'i');
+    while at > floor && scene.tokens[at - 1].letter().is_some_and(is_initial) {
         at -= 1;
     }
     at

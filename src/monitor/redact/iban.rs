@@ -26,7 +26,10 @@ struct Candidate {
 pub(super) fn find(scene: &Scene<'_>, outcome: &mut Outcome) {
     let mut at = 0;
     while at < scene.tokens.len() {
-        let candidate = candidate_at(scene, at);
+        // Letters inside may be in lower case where the whole proves itself.
+        let candidate = candidate_at(scene, at, true)
+            .filter(|found| check::is_iban(&found.text))
+            .or_else(|| candidate_at(scene, at, false));
         let Some(candidate) = candidate.filter(|found| !outcome.is_taken(found.first, found.last)) else {
             at += 1;
             continue;
@@ -51,7 +54,7 @@ pub(super) fn find(scene: &Scene<'_>, outcome: &mut Outcome) {
 }
 
 /// Reads country letters, two check digits and what follows at token `at`.
-fn candidate_at(scene: &Scene<'_>, at: usize) -> Option<Candidate> {
+fn candidate_at(scene: &Scene<'_>, at: usize, is_any_case: bool) -> Option<Candidate> {
     let tokens = &scene.tokens;
     let token = tokens.get(at).filter(|token| token.is_word())?;
     let spelled = |at: usize| tokens.get(at).and_then(spelled_letter);
@@ -64,15 +67,15 @@ fn candidate_at(scene: &Scene<'_>, at: usize) -> Option<Candidate> {
     let mut last = next - 1;
     let mut skipped = 0;
     while next < tokens.len() && text.len() < length {
-        let is_inside = text.len() > 4;
+        let is_inside = text.len() >= 4;
         if let Some(piece) = piece_at(tokens, next, true) {
             text.push_str(&piece.digits);
             (last, next, skipped) = (piece.last, piece.last + 1, 0);
             continue;
         }
         let token = &tokens[next];
-        let is_letters =
-            token.letter().is_some() || (token.is_upper && token.lower.len() <= 4 && token.lower.is_ascii());
+        let is_short = token.lower.len() <= 4 && token.lower.is_ascii();
+        let is_letters = token.letter().is_some() || (is_short && (token.is_upper || is_any_case));
         if is_inside && token.is_word() && is_letters {
             text.push_str(&token.lower.to_uppercase());
             (last, next, skipped) = (next, next + 1, 0);
@@ -85,7 +88,10 @@ fn candidate_at(scene: &Scene<'_>, at: usize) -> Option<Candidate> {
         }
         next += 1;
     }
-    let begins = text[2..].len() >= 4 && text[2..4].bytes().all(|byte| byte.is_ascii_digit());
+    // Two check digits are enough where an IBAN is being read out.
+    let is_expected = scene.was_asked(&[Cue::Iban], 3) || scene.has_cue_before(at, &[Cue::Iban], 8);
+    let enough = if is_expected && scene.mode != Mode::Written { 2 } else { 4 };
+    let begins = text[2..].len() >= enough && text[2..4].bytes().all(|byte| byte.is_ascii_digit());
     begins.then_some(Candidate { first: at, last, text })
 }
 
@@ -116,5 +122,9 @@ fn is_likely(scene: &Scene<'_>, candidate: &Candidate) -> bool {
     }
     let is_account_like =
         scene.tokens[candidate.first..=candidate.last].iter().all(|token| token.kind != Kind::Mark);
-    is_named || (was_named && digits >= 5) || digits >= 14 || (digits >= 10 && is_account_like)
+    is_named
+        || (was_named && digits >= 5)
+        || (scene.was_asked(&[Cue::Iban], 3) && scene.is_customer())
+        || digits >= 14
+        || (digits >= 10 && is_account_like)
 }

@@ -35,7 +35,8 @@ enum Verdict {
 
 /// Finds cards that pass the Luhn check, over fillers, interruptions and the segment's beginning.
 pub(super) fn find_cards(scene: &Scene<'_>, outcome: &mut Outcome) {
-    let pieces: Vec<&Piece> = scene.runs.iter().flat_map(|run| &run.pieces).collect();
+    let may_be = |run: &&Run| !run.has_suffix && (!run.is_quantity || run.len() >= 13);
+    let pieces: Vec<&Piece> = scene.runs.iter().filter(may_be).flat_map(|run| &run.pieces).collect();
     let mut at = 0;
     while at < pieces.len() {
         let Some(last) = card_from(scene, outcome, &pieces, at) else {
@@ -43,9 +44,14 @@ pub(super) fn find_cards(scene: &Scene<'_>, outcome: &mut Outcome) {
             continue;
         };
         let digits: String = pieces[at..=last].iter().map(|piece| piece.digits.as_str()).collect();
-        for piece in &pieces[at..=last] {
-            outcome.add(piece.first, piece.last, Category::PaymentCard);
+        let mut from = pieces[at].first;
+        for pair in pieces[at..=last].windows(2) {
+            if !scene.is_pause(pair[0].last + 1, pair[1].first) {
+                outcome.add(from, pair[0].last, Category::PaymentCard);
+                from = pair[1].first;
+            }
         }
+        outcome.add(from, pieces[last].last, Category::PaymentCard);
         outcome.hidden.push((Category::PaymentCard, digits));
         at = last + 1;
     }
@@ -74,13 +80,14 @@ fn card_from(scene: &Scene<'_>, outcome: &Outcome, pieces: &[&Piece], first: usi
     }
     let last = card?;
     // Over a gap, whole numbers are joined, never parts of them.
-    let begins_run = scene.runs.iter().any(|run| run.first() == pieces[first].first);
-    let ends_run = scene.runs.iter().any(|run| run.last() == pieces[last].last);
-    // Two short numbers that pass together by chance need to be said in one go.
-    let is_one_go =
-        scene.runs.iter().any(|run| run.first() <= pieces[first].first && run.last() >= pieces[last].last);
+    let (from, to) = (pieces[first].first, pieces[last].last);
+    let begin = scene.runs.partition_point(|run| run.last() < from);
+    let end = scene.runs.partition_point(|run| run.last() < to);
+    let joined = &scene.runs[begin..=end];
+    let are_whole = joined[0].first() == from && joined[joined.len() - 1].last() == to;
+    let are_bare = joined.iter().all(|run| run.letters.is_empty());
     let is_spelled = pieces[first..=last].iter().all(|piece| piece.form != Form::Compound);
-    (is_one_go || (is_spelled && begins_run && ends_run)).then_some(last)
+    (joined.len() == 1 || (is_spelled && are_whole && are_bare)).then_some(last)
 }
 
 /// Decides every run that no finder has taken, in order.
@@ -118,7 +125,10 @@ impl Judge<'_> {
         match self.verdict(run, outcome) {
             Verdict::Secret(category) => {
                 let from = if category == Category::Iban { self.first_letter(run) } else { first };
-                let from = if run.has_plus && from == first { first - 1 } else { from };
+                let opens = first > 0 && self.scene.tokens[first - 1].is_mark('(');
+                let closes = (first..last).any(|at| self.scene.tokens[at].is_mark(')'));
+                let from =
+                    if from == first && (run.has_plus || (opens && closes)) { first - 1 } else { from };
                 let to = if run.has_suffix { last + 1 } else { last };
                 outcome.add(from, to, category);
                 self.go_on(run, category, outcome);
@@ -196,7 +206,9 @@ impl Judge<'_> {
         let is_number = run.is_strong() || run.is_spelled() || run.pieces.len() >= 2 || is_alone;
         let renamed = (self.scene.cues_before(run.first(), run.first().saturating_sub(from)))
             .any(|cue| !matches!(cue.cue, Cue::Card | Cue::Iban | Cue::Bank | Cue::Account | Cue::Ending));
-        let fits = open.has_room_for(run.len()) && !run.is_year() && run.letters.is_empty();
+        // Four digits like a year may be a group of the number when little else is said.
+        let is_no_year = !run.is_year() || self.scene.tokens.len() <= 6;
+        let fits = open.has_room_for(run.len()) && is_no_year && run.letters.is_empty();
         (is_near && counts && is_number && !renamed && fits).then_some(open.category)
     }
 
@@ -286,8 +298,11 @@ impl Judge<'_> {
             Cue::Card => {
                 secret(Category::PaymentCard, is_bare && run.is_strong() && (is_near || length >= 8))
             }
+            // "Eleven eighty three" is a code only as the whole answer.
             Cue::CardCode => {
-                secret(Category::CardCode, is_bare && run.is_spelled() && matches!(length, 3 | 4))
+                let is_whole = place == Where::Asked && scene.tokens.len() <= 6;
+                let is_code = run.is_spelled() || is_whole;
+                secret(Category::CardCode, is_bare && is_code && matches!(length, 3 | 4))
             }
             Cue::Code => {
                 let near_card = scene.memory.found_any(Category::PaymentCard, 4)
@@ -303,7 +318,7 @@ impl Judge<'_> {
             }
             Cue::Ssn => secret(
                 Category::Ssn,
-                is_bare && (length == 4 || length == 9 || (length >= 3 && length < 9 && is_near)),
+                is_bare && (length == 4 || length == 9 || ((3..9).contains(&length) && is_near)),
             ),
             Cue::Iban => secret(Category::Iban, length >= 4 && !run.is_year() && run.is_strong()),
             Cue::BankAccount => {
@@ -335,7 +350,7 @@ impl Judge<'_> {
             Cue::Plain if self.looks_like_phone(run) => None,
             Cue::Plain if is_near => (length >= 3).then_some(Verdict::Shown),
             // What was asked for some turns ago only speaks for numbers that are not said in fours.
-            Cue::Plain => ((3..13).contains(&length) && length % 4 != 0).then_some(Verdict::Shown),
+            Cue::Plain => ((3..13).contains(&length) && !length.is_multiple_of(4)).then_some(Verdict::Shown),
             Cue::Expiry | Cue::Bank | Cue::Password | Cue::Birth | Cue::Address | Cue::Email | Cue::Name => {
                 None
             }
@@ -406,12 +421,15 @@ impl Judge<'_> {
         if self.looks_like_phone(run) {
             return Verdict::Secret(Category::Phone);
         }
+        if (6..=9).contains(&length)
+            && run.is_spelled()
+            && scene.memory.found_any(Category::BankAccount, if scene.is_customer() { 4 } else { 1 })
+        {
+            return Verdict::Secret(Category::BankAccount);
+        }
         if !scene.is_customer() && length < 13 {
             // What an agent says that is no secret of the call may be repeated by the customer.
             return if length >= 3 { Verdict::Shown } else { Verdict::Nothing };
-        }
-        if (6..=9).contains(&length) && run.is_spelled() && scene.memory.found_any(Category::BankAccount, 4) {
-            return Verdict::Secret(Category::BankAccount);
         }
         if length >= 13 && run.is_strong() {
             return Verdict::Secret(Category::Number);

@@ -2,6 +2,7 @@
 
 use super::Category;
 use super::cue::Cue;
+use super::cue::CueAt;
 use super::number::piece_at;
 use super::scene::Finding;
 use super::scene::Mode;
@@ -129,6 +130,9 @@ fn answered(scene: &Scene<'_>) -> Option<(usize, usize)> {
     let was_just_asked = scene.was_asked(&[Cue::Name], 1);
     let next = scene.tokens.get(last + 1);
     let stops = next.is_none_or(|token| token.kind != Kind::Word || is_written_with_capitals(scene));
+    if next.is_some_and(|token| matches!(token.lower.as_str(), "is" | "was" | "has" | "are")) {
+        return None;
+    }
     let is_answer = words >= 2 || (was_just_asked && stops);
     is_answer.then_some((at, last))
 }
@@ -189,7 +193,12 @@ fn name_end(scene: &Scene<'_>, first: usize, max_words: usize) -> Option<usize> 
     let is_part = |at: usize| {
         scene.tokens.get(at).is_some_and(|token| {
             let looks_right = if is_clean { token.is_capitalised } else { true };
-            token.is_word() && looks_right && token.lower.chars().count() > 1 && !is_common(token.stem())
+            let is_cue = scene.cues.binary_search_by(|cue| covers(cue, at)).is_ok();
+            token.is_word()
+                && !is_cue
+                && looks_right
+                && token.lower.chars().count() > 1
+                && !is_common(token.stem())
         })
     };
     if !is_part(first) {
@@ -207,6 +216,17 @@ fn name_end(scene: &Scene<'_>, first: usize, max_words: usize) -> Option<usize> 
         words += 1;
     }
     Some(last)
+}
+
+/// Orders a cue by where it stands to token `at`; equal when it holds the token.
+fn covers(cue: &CueAt, at: usize) -> std::cmp::Ordering {
+    if cue.last < at {
+        std::cmp::Ordering::Less
+    } else if cue.first > at {
+        std::cmp::Ordering::Greater
+    } else {
+        std::cmp::Ordering::Equal
+    }
 }
 
 fn is_written_with_capitals(scene: &Scene<'_>) -> bool {

@@ -128,7 +128,7 @@ fn run_from(tokens: &[Token], first: Piece) -> Run {
             || follows_currency(tokens, first.first)
             || follows_bare_point(tokens, first.first),
         has_slash: false,
-        has_plus: first.first > 0 && tokens[first.first - 1].is_mark('+'),
+        has_plus: first.first > 0 && matches!(tokens[first.first - 1].lower.as_str(), "+" | "plus"),
         has_suffix: false,
         pieces: vec![first],
     };

@@ -108,7 +108,7 @@ fn is_stop(word: &str) -> bool {
     const STOPS: &str = " a an the not no wrong correct right incorrect invalid too also still then that this it its \
         it's is was what where when how why who if so and but or to for from with on in at of by my your our i \
         you we he she they them me him her being been be gone lost locked expired weak safe short long secure \
-        case never always just only something anything nothing everything going there here now rejected \
+        case saying never always just only something anything nothing everything going there here now rejected \
         refused accepted changed reset needed required asked sent different same old new okay fine good ";
     STOPS.split(' ').any(|stop| stop == word)
 }

@@ -191,6 +191,11 @@ impl<'a> Scene<'a> {
         self.spoken.speaker == Speaker::Customer
     }
 
+    /// Returns whether only marks and noises stand in the tokens from `from` to before `to`.
+    pub fn is_pause(&self, from: usize, to: usize) -> bool {
+        self.tokens[from..to].iter().all(|token| token.kind == Kind::Mark || number::is_filler(&token.lower))
+    }
+
     /// Returns whether at most `words` words follow token `last`.
     pub fn ends_within(&self, last: usize, words: usize) -> bool {
         let after = self.tokens[last + 1..].iter().filter(|token| token.kind != Kind::Mark);
