@@ -60,12 +60,7 @@ fn every_gradient_agrees_with_finite_differences() {
             at(value);
             let numeric = (up - down) / f64::from(2.0 * h);
             let error = (numeric - f64::from(gradients[i])).abs();
-            assert!(
-                error < 0.02 * numeric.abs() + 0.02,
-                "{}: {numeric} and {}",
-                tensor.name,
-                gradients[i]
-            );
+            assert!(error < 0.02 * numeric.abs() + 0.02, "{}: {numeric} and {}", tensor.name, gradients[i]);
         }
     }
 }
