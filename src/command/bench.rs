@@ -87,12 +87,16 @@ struct Figures {
 /// One line that names what is wrong and what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let What::Engine(args) = args.what;
-    anyhow::ensure!(args.batch > 0 && args.repeat > 0 && args.generate_tokens > 0, "--batch, --repeat and --generate-tokens must be positive");
+    anyhow::ensure!(
+        args.batch > 0 && args.repeat > 0 && args.generate_tokens > 0,
+        "--batch, --repeat and --generate-tokens must be positive"
+    );
     let folder = ModelPlace { dir: args.model.clone(), ..ModelPlace::default() }.folder();
     let config = ModelConfig::read(&folder)?;
     let tokenizer = Tokenizer::read(&folder)?;
     let prompts = prompts(&args, &tokenizer)?;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build().context("cannot start threads")?;
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(args.threads).build().context("cannot start threads")?;
     let model = Model::load(config.clone(), &Weights::open(&folder)?, args.quant, |_, _| {})?;
     let threads = pool.current_num_threads();
     let best = pool.install(move || {
@@ -130,10 +134,12 @@ fn prompts(args: &EngineArgs, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Vec<u
     }
     anyhow::ensure!(ids.len() > args.prompt_tokens, "the seed articles have {} tokens only", ids.len());
     let places = ids.len() - args.prompt_tokens;
-    Ok((0..args.batch).map(|i| {
-        let start = i * 7919 % places;
-        ids[start..start + args.prompt_tokens].to_vec()
-    }).collect())
+    Ok((0..args.batch)
+        .map(|i| {
+            let start = i * 7919 % places;
+            ids[start..start + args.prompt_tokens].to_vec()
+        })
+        .collect())
 }
 
 fn measure(runner: &mut Runner, args: &EngineArgs, config: &ModelConfig, prompts: &[Vec<u32>]) -> Figures {

@@ -112,7 +112,8 @@ fn labelled(args: &Args, knowledge: &Knowledge) -> anyhow::Result<Labelled> {
             let turns = redacted_turns(&call);
             for (i, turn) in call.turns.iter().enumerate() {
                 emotions.extend(turn.emotion_label().map(|label| (turns[..=i].to_vec(), label)));
-                let answer = call.turns.get(i + 1).filter(|a| !turn.articles.is_empty() && !a.facts.is_empty());
+                let answer =
+                    call.turns.get(i + 1).filter(|a| !turn.articles.is_empty() && !a.facts.is_empty());
                 if let Some(answer) = answer {
                     let bases = vec![company.base.clone()];
                     let question = Question { turns: turns[..=i].to_vec(), bases, limit: 3 };
@@ -200,7 +201,9 @@ async fn draft_scores(engine: &Engine, asked: &[Asked]) -> anyhow::Result<serde_
                 while let Some(update) = stream.next().await {
                     last = Some(update);
                 }
-                last.map_or((String::new(), 0, 0, true), |u| (u.text, u.steps, u.tokens, u.state == DraftState::Failed))
+                last.map_or((String::new(), 0, 0, true), |u| {
+                    (u.text, u.steps, u.tokens, u.state == DraftState::Failed)
+                })
             }
         })
         .buffered(AT_ONCE)

@@ -11,8 +11,8 @@ use rand::Rng;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
+use crate::engine::train::batch::Batch;
 use crate::engine::train::loss::Target;
-use crate::engine::train::network::Batch;
 
 /// The smallest noise level of a block.
 pub const LEAST_NOISE: f32 = 0.05;
