@@ -1,0 +1,228 @@
+//! The engine from a trained checkpoint to text: training, resuming, caching, batching, cancelling.
+
+use std::path::Path;
+use std::process::Command;
+
+use chatdlm::engine::config::ModelConfig;
+use chatdlm::engine::handle::Engine;
+use chatdlm::engine::handle::EngineConfig;
+use chatdlm::engine::handle::EngineError;
+use chatdlm::engine::handle::GenerateRequest;
+use chatdlm::engine::handle::Snapshot;
+use chatdlm::engine::model::linear::Quant;
+use chatdlm::engine::model::llada2::Model;
+use chatdlm::engine::runner::Runner;
+use chatdlm::engine::sampler::Rule;
+use chatdlm::engine::sequence::Generate;
+use chatdlm::engine::sequence::Sequence;
+use chatdlm::engine::tokenizer::Tokenizer;
+use chatdlm::engine::train::objective::Example;
+use chatdlm::engine::train::optimizer::AdamWConfig;
+use chatdlm::engine::train::optimizer::Schedule;
+use chatdlm::engine::train::trainer;
+use chatdlm::engine::train::trainer::TrainOptions;
+use chatdlm::engine::weights::Weights;
+
+const CONTROLS: [&str; 3] = ["<|mask|>", "<|end|>", "<|pad|>"];
+
+fn config() -> ModelConfig {
+    serde_json::from_value(serde_json::json!({
+        "architectures": ["LLaDA2MoeModelLM"], "model_type": "llada2_moe", "vocab_size": 300,
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 16, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5, "max_position_embeddings": 256, "num_experts": 4,
+        "num_experts_per_tok": 2, "num_shared_experts": 1, "moe_intermediate_size": 16,
+        "tie_word_embeddings": true, "block_size": 8,
+        "mask_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+    }))
+    .unwrap()
+}
+
+/// Counting up by one from different starts: easy to learn, easy to check.
+fn examples() -> Vec<Example> {
+    (0..64).map(|i| Example { tokens: (0..24).map(|n| 20 + (i * 3 + n) % 60).collect(), labels: vec![] }).collect()
+}
+
+fn options(out: &Path, steps: u64) -> TrainOptions {
+    TrainOptions {
+        out: out.to_owned(),
+        batch_tokens: 256,
+        schedule: Schedule { warm_up: 5, decay: 1, steps },
+        optimizer: AdamWConfig { learning_rate: 5e-3, ..AdamWConfig::default() },
+        checkpoint_every: 10,
+        log_every: 10,
+        seed: 3,
+    }
+}
+
+fn train(out: &Path, steps: u64) -> Vec<f64> {
+    let mut losses = Vec::new();
+    trainer::train(config(), &examples(), &examples()[..8], &options(out, steps), |progress| {
+        losses.push(progress.loss);
+        true
+    })
+    .unwrap();
+    losses
+}
+
+/// A checkpoint of random weights with a tokenizer beside it.
+fn checkpoint(folder: &Path) {
+    train(folder, 10);
+    let texts = ["one two three four five six seven", "the quick brown fox"];
+    Tokenizer::train(texts.into_iter(), 300, &CONTROLS).unwrap().write(folder).unwrap();
+}
+
+fn request(prompt: &[u32], tokens: usize) -> GenerateRequest {
+    let rule = Rule::Threshold { threshold: 0.5, steps: 8 };
+    let generate = Generate { rule, banned: vec![0], banned_at: vec![], stops_at_end: false };
+    GenerateRequest { prompt: prompt.to_vec(), canvas: vec![None; tokens], block_length: None, generate }
+}
+
+async fn finish(engine: &Engine, request: GenerateRequest) -> Snapshot {
+    let mut generation = engine.generate(request).unwrap();
+    let mut last = None;
+    while let Some(snapshot) = generation.next().await.unwrap() {
+        last = Some(snapshot);
+    }
+    last.unwrap()
+}
+
+#[test]
+fn reference_fixtures_reproduce() {
+    let output = Command::new(env!("CARGO_BIN_EXE_chatdlm"))
+        .args(["eval", "fixtures", "tests/fixtures/llada2_moe"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let missing = Command::new(env!("CARGO_BIN_EXE_chatdlm")).args(["eval", "fixtures", "tests/none"]).output().unwrap();
+    assert!(!missing.status.success());
+}
+
+#[test]
+fn training_learns_and_resumes_to_the_same_loss() {
+    let whole = tempfile::tempdir().unwrap();
+    let losses = train(whole.path(), 40);
+    assert!(losses.last().unwrap() < &(losses[0] - 0.3), "{losses:?}");
+    let parts = tempfile::tempdir().unwrap();
+    // The schedule is that of the whole run; the first part is cut short by whoever watches.
+    let mut first = Vec::new();
+    trainer::train(config(), &examples(), &examples()[..8], &options(parts.path(), 40), |progress| {
+        first.push(progress.loss);
+        progress.step < 20
+    })
+    .unwrap();
+    let second = train(parts.path(), 40);
+    assert_eq!([first, second].concat(), losses);
+}
+
+#[test]
+fn a_run_on_other_data_does_not_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    train(folder.path(), 10);
+    let fewer = &examples()[..10];
+    let error = trainer::train(config(), fewer, fewer, &options(folder.path(), 20), |_| true).unwrap_err();
+    assert!(error.to_string().contains("64 examples"), "{error}");
+}
+
+#[test]
+fn the_cache_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    train(folder.path(), 10);
+    let weights = Weights::open(folder.path()).unwrap();
+    let mut runner = Runner::new(Model::load(config(), &weights, Quant::F32, |_, _| {}).unwrap());
+    let prompt: Vec<u32> = (20..45).collect();
+    let GenerateRequest { canvas, generate, .. } = request(&prompt, 20);
+    let sequence = Sequence::generate(&prompt, &canvas, 8, 0, 1, generate);
+    // Cached, in small chunks.
+    let mut slot = runner.slot(sequence, vec![]);
+    while !slot.sequence.is_done {
+        runner.step(&mut [(&mut slot, 8)]);
+    }
+    // The last block's tokens by a forward pass over everything, without a cache.
+    let tokens = slot.sequence.tokens.clone();
+    let mut masked = tokens.clone();
+    let last = tokens.len() - 8;
+    masked[last..].fill(0);
+    let logits = runner.logits(&masked, 8);
+    let GenerateRequest { generate, .. } = request(&prompt, 20);
+    let canvas: Vec<Option<u32>> = tokens[25..last].iter().map(|t| Some(*t)).chain([None; 4]).collect();
+    let mut fresh = runner.slot(Sequence::generate(&prompt, &canvas, 8, 0, 1, generate), vec![]);
+    while !fresh.sequence.is_done {
+        runner.step(&mut [(&mut fresh, 1000)]);
+    }
+    assert_eq!(fresh.sequence.tokens, tokens, "prefilled at once or block by block");
+    assert!(logits.iter().all(|l| l.is_finite()));
+}
+
+#[tokio::test]
+async fn greedy_output_is_the_same_alone_and_in_a_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path());
+    let engine = Engine::start(folder.path(), EngineConfig::default()).unwrap();
+    let prompts: Vec<Vec<u32>> = (0..6).map(|i| (20..25 + i * 7).collect()).collect();
+    let mut alone = Vec::new();
+    for prompt in &prompts {
+        alone.push(finish(&engine, request(prompt, 21)).await.canvas);
+    }
+    let together = futures_util::future::join_all(prompts.iter().map(|p| finish(&engine, request(p, 21)))).await;
+    for (alone, together) in alone.iter().zip(&together) {
+        assert_eq!(alone, &together.canvas);
+        assert!(!alone.contains(&0), "no mask is left");
+    }
+}
+
+#[tokio::test]
+async fn dropping_a_generation_cancels_it_and_others_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path());
+    let config = EngineConfig { max_running: 1, max_waiting: 4, ..EngineConfig::default() };
+    let engine = Engine::start(folder.path(), config).unwrap();
+    for _ in 0..20 {
+        // One runs at a time: if the dropped one went on, the queue would fill up and refuse.
+        match engine.generate(request(&[20; 40], 200)) {
+            Ok(generation) => drop(generation),
+            Err(EngineError::Overloaded(_)) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let mut done = None;
+    while done.is_none() {
+        match engine.generate(request(&[20; 5], 8)) {
+            Ok(mut generation) => {
+                while let Some(snapshot) = generation.next().await.unwrap() {
+                    done = snapshot.is_done.then_some(snapshot);
+                }
+            }
+            Err(EngineError::Overloaded(_)) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(done.unwrap().unmasked, 11, "eight and the rest of the last block");
+}
+
+#[tokio::test]
+async fn scores_are_probabilities_and_bad_requests_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path());
+    let engine = Engine::start(folder.path(), EngineConfig { max_tokens: 64, ..EngineConfig::default() }).unwrap();
+    let scores = engine.score(&[20, 21, 0, 1], 2, vec![22, 23, 24]).await.unwrap();
+    assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+    assert!(matches!(engine.generate(request(&[20; 60], 10)), Err(EngineError::TooLong { tokens: 70, limit: 64 })));
+    assert!(matches!(engine.generate(request(&[300], 8)), Err(EngineError::Token(300))));
+    assert!(engine.score(&[], 0, vec![]).await.is_err());
+}
+
+#[test]
+fn damaged_checkpoints_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path());
+    let start = || Engine::start(folder.path(), EngineConfig::default()).map(|_| ()).unwrap_err().to_string();
+    let shard = folder.path().join("model-00001-of-00001.safetensors");
+    let bytes = std::fs::read(&shard).unwrap();
+    std::fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(start().contains("model-00001-of-00001.safetensors"), "{}", start());
+    std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+    assert!(start().contains("tokenizer.json"), "{}", start());
+    std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+    assert!(start().contains("config.json"), "{}", start());
+}
