@@ -13,7 +13,6 @@ import { SearchDialog } from './search.js';
 import { Vitals } from './vitals.js';
 import { copy } from '../clipboard.js';
 import { nameOf, titles } from '../bases.js';
-import { latestDraft } from '../state/call.js';
 import { makeHands, pressed } from './hands.js';
 import { plural, words } from '../text.js';
 
@@ -32,7 +31,7 @@ export function CallPanel({ live, isReadOnly, next = null, onNext = () => {}, on
   const hands = useMemo(() => makeHands(live, { onUse }), [live]);
   const call = live.call.value;
   const panel = live.panel.value;
-  const draft = latestDraft(call);
+  const draft = live.shown.value;
   useKeys(useCallback((key) => {
     if (isReadOnly && !['?', 'escape', 'n', '1', '2', '3', '/', 'o'].includes(key)) return;
     pressed(key, hands, live, onNext);

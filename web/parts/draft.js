@@ -170,8 +170,8 @@ function Foot({ call, draft, isReadOnly, hands }) {
   const titles = [...new Map(sources.map((card) => [card.article, card])).values()];
   return html`<footer class="draft-foot">
     <p class="sources faint">
-      ${titles.length > 0 && html`from ${titles.map((card, index) => html`${index > 0 && ', '}<button key=${card.id} class="link"
-        onClick=${() => hands.choose(card.id)}>“${card.title}”</button> (v${card.version})`)}`}
+      ${titles.length > 0 && html`from ${titles.map((card, index) => html`${index > 0 && ', '}<a key=${card.id} href=${`#card-${card.id}`}
+        onClick=${(event) => { event.preventDefault(); hands.choose(card.id); }}>“${card.title}”</a> (v${card.version})`)}`}
       ${titles.length === 0 && draft.state === 'done' && 'rests on the conversation only'}
       ${draft.error && draft.text && html`<span class="tone-warn"> ${draft.error}</span>`}
     </p>

@@ -4,8 +4,9 @@
 import { signal } from '@preact/signals';
 
 import { act, emptyPanel } from './panel.js';
-import { emptyCall, isGap, receive } from './call.js';
+import { emptyCall, isGap, latestDraft, receive } from './call.js';
 import { interrupt, say } from '../announce.js';
+import { paced } from '../pace.js';
 import { perFrame, watch } from '../socket.js';
 import { plural } from '../text.js';
 
@@ -22,6 +23,9 @@ export function watchCall(id) {
   const panel = signal(emptyPanel());
   const link = signal(/** @type {import('../socket.js').Link} */ ({ status: 'connecting', since: Date.now() }));
   const lags = signal(/** @type {number[]} */ ([]));
+  // The draft as drawn: the same steps as the newest one's, at a pace that the eye can follow.
+  const shown = signal(/** @type {import('./call.js').Draft|null} */ (null));
+  const pace = paced((draft) => { shown.value = draft; });
   const dispatch = (action) => { panel.value = act(panel.value, action); };
 
   const take = perFrame((envelopes) => {
@@ -32,7 +36,12 @@ export function watchCall(id) {
         isMissing = true;
         break;
       }
+      const before = latestDraft(state);
       state = receive(state, envelope);
+      const draft = latestDraft(state);
+      if (draft === before) continue;
+      if (isRecent(envelope)) pace.push(draft);
+      else pace.skipTo(draft);
     }
     const hadCards = call.value.cards !== state.cards;
     call.value = state;
@@ -46,8 +55,8 @@ export function watchCall(id) {
     onLink: (value) => { link.value = value; },
     onMessage: (envelope) => {
       if (typeof envelope.seq !== 'number') return;
-      const lag = Date.now() - new Date(envelope.at).getTime();
-      if (lag < LIVE_WITHIN_MS) {
+      if (isRecent(envelope)) {
+        const lag = Date.now() - new Date(envelope.at).getTime();
         if (Date.now() - lag > link.value.since) lags.value = [...lags.value, Math.max(0, lag)].slice(-LAGS_KEPT);
         announce(envelope);
       }
@@ -55,8 +64,10 @@ export function watchCall(id) {
     },
   });
 
-  return { id, call, panel, link, lags, dispatch, stop: socket.stop };
+  return { id, call, panel, link, lags, shown, dispatch, stop: socket.stop };
 }
+
+const isRecent = (envelope) => Date.now() - new Date(envelope.at).getTime() < LIVE_WITHIN_MS;
 
 function announce(envelope) {
   switch (envelope.type) {

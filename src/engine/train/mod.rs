@@ -4,8 +4,10 @@
 //! [`attention`], [`experts`] and [`loss`], [`optimizer`], [`checkpoint`], [`trainer`].
 
 pub mod attention;
+pub mod batch;
 pub mod checkpoint;
 pub mod experts;
+mod layer;
 pub mod layout;
 pub mod loss;
 pub mod network;

@@ -16,34 +16,25 @@ use crate::engine::ops::matmul::parallel_linear_weight_gradient;
 use crate::engine::ops::norm::rms_norm;
 use crate::engine::ops::norm::rms_norm_backward;
 use crate::engine::ops::rope::Rope;
-use crate::engine::ops::rope::Turn;
 use crate::engine::ops::route::Routing;
-use crate::engine::train::attention;
-use crate::engine::train::attention::Half;
-use crate::engine::train::attention::HalfGradient;
-use crate::engine::train::attention::Heads;
+use crate::engine::train::batch::Batch;
 use crate::engine::train::experts;
 use crate::engine::train::experts::Shape;
 use crate::engine::train::experts::Weights;
+use crate::engine::train::layer::Activations;
+use crate::engine::train::layer::attend;
+use crate::engine::train::layer::attend_backward;
+use crate::engine::train::layer::heads;
+use crate::engine::train::layer::project;
+use crate::engine::train::layer::project_backward;
+use crate::engine::train::layer::resize;
+use crate::engine::train::layer::turn_heads;
+use crate::engine::train::layer::turn_heads_back;
 use crate::engine::train::layout::LayerLayout;
 use crate::engine::train::layout::Layout;
 use crate::engine::train::loss;
 use crate::engine::train::loss::Loss;
 use crate::engine::train::loss::LossGradient;
-use crate::engine::train::loss::Target;
-
-/// Documents of whole blocks, one behind the other, noised and clean.
-#[derive(Debug, Clone, Default)]
-pub struct Batch {
-    /// The tokens with masks, `[tokens]`.
-    pub noised: Vec<u32>,
-    /// The tokens as they are, `[tokens]`.
-    pub clean: Vec<u32>,
-    /// Where each document lies; lengths are multiples of the block.
-    pub documents: Vec<Range<usize>>,
-    /// What the masked rows must predict.
-    pub targets: Vec<Target>,
-}
 
 /// The model being trained.
 #[derive(Debug)]
@@ -64,30 +55,6 @@ pub struct Network {
     layers: Vec<Activations>,
     last: Vec<f32>,
     normed: Vec<f32>,
-}
-
-/// What the backward pass needs of one layer; n rows, of which the last layer computes half.
-#[derive(Debug, Default)]
-struct Activations {
-    /// `[n, hidden]` input of the layer.
-    x: Vec<f32>,
-    /// `[n, hidden]` after the input norm.
-    normed: Vec<f32>,
-    /// `[n, (heads + 2·kv_heads)·head_dim]` before the QK norm.
-    qkv: Vec<f32>,
-    /// `[n, heads·head_dim]` queries, normed and turned.
-    q: Vec<f32>,
-    /// `[n, kv_heads·head_dim]` keys, normed and turned.
-    k: Vec<f32>,
-    /// `[n, kv_heads·head_dim]` values.
-    v: Vec<f32>,
-    /// `[n, heads·head_dim]` attention output.
-    attended: Vec<f32>,
-    /// `[n, hidden]` after attention.
-    middle: Vec<f32>,
-    /// `[n, hidden]` after the second norm.
-    post: Vec<f32>,
-    saved: experts::Saved,
 }
 
 impl Network {
@@ -265,245 +232,6 @@ impl Network {
     }
 }
 
-/// Projects rows to queries, keys and values; rows from `rows` on to keys and values only.
-fn project(config: &ModelConfig, weight: &[f32], at: &mut Activations, rows: usize) {
-    let (hidden, width) = (config.hidden_size, config.qkv_width());
-    let queries = config.num_attention_heads * config.head_dim;
-    let all = at.normed.len() / hidden;
-    resize(&mut at.qkv, rows * width + (all - rows) * (width - queries));
-    let (with_queries, without) = at.qkv.split_at_mut(rows * width);
-    parallel_linear(with_queries, &at.normed[..rows * hidden], weight, hidden, width);
-    if all > rows {
-        parallel_linear(
-            without,
-            &at.normed[rows * hidden..],
-            &weight[queries * hidden..],
-            hidden,
-            width - queries,
-        );
-    }
-}
-
-#[allow(clippy::too_many_arguments)]
-fn project_backward(
-    config: &ModelConfig,
-    layer: &LayerLayout,
-    parameters: &[f32],
-    gradients: &mut [f32],
-    at: &Activations,
-    rows: usize,
-    dqkv: &[f32],
-    dn: &mut [f32],
-) {
-    let (hidden, width) = (config.hidden_size, config.qkv_width());
-    let queries = config.num_attention_heads * config.head_dim;
-    let (weight, gradient) = (&parameters[layer.qkv.clone()], &mut gradients[layer.qkv.clone()]);
-    let (with_queries, without) = dqkv.split_at(rows * width);
-    let (dn_with, dn_without) = dn.split_at_mut(rows * hidden);
-    let (n_with, n_without) = at.normed.split_at(rows * hidden);
-    parallel_linear_weight_gradient(gradient, with_queries, n_with, hidden, width);
-    parallel_linear_input_gradient(dn_with, with_queries, weight, hidden, width, Write::Replace);
-    if !without.is_empty() {
-        let rest = width - queries;
-        parallel_linear_weight_gradient(&mut gradient[queries * hidden..], without, n_without, hidden, rest);
-        parallel_linear_input_gradient(
-            dn_without,
-            without,
-            &weight[queries * hidden..],
-            hidden,
-            rest,
-            Write::Replace,
-        );
-    }
-}
-
-/// Where the heads of one row are in `qkv`: the query part (empty from `rows` on), keys, values.
-fn parts(config: &ModelConfig, row: usize, rows: usize) -> (Range<usize>, Range<usize>, Range<usize>) {
-    let queries = config.num_attention_heads * config.head_dim;
-    let keys = config.num_key_value_heads * config.head_dim;
-    let width = config.qkv_width();
-    if row < rows {
-        let start = row * width;
-        (
-            start..start + queries,
-            start + queries..start + queries + keys,
-            start + queries + keys..start + width,
-        )
-    } else {
-        let start = rows * width + (row - rows) * 2 * keys;
-        (start..start, start..start + keys, start + keys..start + 2 * keys)
-    }
-}
-
-/// Returns the position of every row of a batch.
-fn positions(batch: &Batch) -> Vec<usize> {
-    let once = batch.documents.iter().flat_map(|d| 0..d.len());
-    once.clone().chain(once).collect()
-}
-
-/// Fills `q`, `k` and `v` from `qkv`: norm of each head, then rotation.
-fn turn_heads(
-    config: &ModelConfig,
-    rope: &Rope,
-    query_norm: &[f32],
-    key_norm: &[f32],
-    batch: &Batch,
-    at: &mut Activations,
-    rows: usize,
-) {
-    let queries = config.num_attention_heads * config.head_dim;
-    let keys = config.num_key_value_heads * config.head_dim;
-    let positions = positions(batch);
-    resize(&mut at.q, rows * queries);
-    resize(&mut at.k, positions.len() * keys);
-    resize(&mut at.v, positions.len() * keys);
-    let turn = |out: &mut [f32], raw: &[f32], norm: &[f32], position: usize| {
-        rms_norm(out, raw, norm, config.rms_norm_eps);
-        for head in out.chunks_exact_mut(config.head_dim) {
-            rope.turn(head, position, Turn::Forward);
-        }
-    };
-    let qkv = &at.qkv;
-    at.q.par_chunks_mut(queries).enumerate().with_min_len(64).for_each(|(row, q)| {
-        turn(q, &qkv[parts(config, row, rows).0], query_norm, positions[row]);
-    });
-    at.k.par_chunks_mut(keys).zip(at.v.par_chunks_mut(keys)).enumerate().with_min_len(64).for_each(
-        |(row, (k, v))| {
-            let (_, key, value) = parts(config, row, rows);
-            turn(k, &qkv[key], key_norm, positions[row]);
-            v.copy_from_slice(&qkv[value]);
-        },
-    );
-}
-
-/// Takes the gradients in `dqkv` from turned heads back to raw ones.
-#[allow(clippy::too_many_arguments)]
-fn turn_heads_back(
-    config: &ModelConfig,
-    rope: &Rope,
-    parameters: &[f32],
-    gradients: &mut [f32],
-    layer: &LayerLayout,
-    batch: &Batch,
-    at: &Activations,
-    rows: usize,
-    dqkv: &mut [f32],
-) {
-    let positions = positions(batch);
-    let mut raw = Vec::new();
-    for (row, position) in positions.iter().enumerate() {
-        let (query, key, _) = parts(config, row, rows);
-        for (range, norm) in [(query, &layer.query_norm), (key, &layer.key_norm)] {
-            if range.is_empty() {
-                continue;
-            }
-            let d = &mut dqkv[range.clone()];
-            for head in d.chunks_exact_mut(config.head_dim) {
-                rope.turn(head, *position, Turn::Back);
-            }
-            raw.clear();
-            raw.resize(d.len(), 0.0);
-            let weight = &parameters[norm.clone()];
-            let dweight = &mut gradients[norm.clone()];
-            rms_norm_backward(&mut raw, dweight, d, &at.qkv[range], weight, config.rms_norm_eps);
-            d.copy_from_slice(&raw);
-        }
-    }
-}
-
-/// Cuts arrays of rows into one part for each document, noised and clean; `empty` where a half is not there.
-fn attend(heads: Heads, batch: &Batch, at: &mut Activations, rows: usize) {
-    let tokens = batch.clean.len();
-    let width = heads.queries * heads.width;
-    let Activations { q, k, v, attended, .. } = at;
-    let (mut noised_out, mut clean_out) = attended.split_at_mut(tokens * width);
-    let has_clean = rows > tokens;
-    let mut work = Vec::new();
-    for document in &batch.documents {
-        let (noised, rest) = noised_out.split_at_mut(document.len() * width);
-        noised_out = rest;
-        let (clean, rest) = clean_out.split_at_mut(if has_clean { document.len() * width } else { 0 });
-        clean_out = rest;
-        work.push((document.clone(), noised, clean));
-    }
-    work.into_par_iter().for_each(|(document, noised_out, clean_out)| {
-        let (noised, clean) = halves(heads, tokens, has_clean, &document, q, k, v);
-        attention::forward(heads, noised, clean, noised_out, clean_out);
-    });
-}
-
-/// Returns the noised and the clean half of one document.
-fn halves<'a>(
-    heads: Heads,
-    tokens: usize,
-    has_clean: bool,
-    document: &Range<usize>,
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
-) -> (Half<'a>, Half<'a>) {
-    let (qw, kw) = (heads.queries * heads.width, heads.keys * heads.width);
-    let (a, b) = (document.start, document.end);
-    let (c, d) = (tokens + a, tokens + b);
-    let noised = Half { q: &q[a * qw..b * qw], k: &k[a * kw..b * kw], v: &v[a * kw..b * kw] };
-    let clean_q = if has_clean { &q[c * qw..d * qw] } else { &[] };
-    (noised, Half { q: clean_q, k: &k[c * kw..d * kw], v: &v[c * kw..d * kw] })
-}
-
-/// Returns the gradient of `qkv`, still of turned heads.
-fn attend_backward(
-    config: &ModelConfig,
-    heads: Heads,
-    batch: &Batch,
-    at: &Activations,
-    rows: usize,
-    dattended: &[f32],
-) -> Vec<f32> {
-    let tokens = batch.clean.len();
-    let has_clean = rows > tokens;
-    let (qw, kw) = (heads.queries * heads.width, heads.keys * heads.width);
-    let parts_of: Vec<_> = batch
-        .documents
-        .par_iter()
-        .map(|document| {
-            let n = document.len();
-            let clean_rows = if has_clean { n } else { 0 };
-            let (noised, clean) = halves(heads, tokens, has_clean, document, &at.q, &at.k, &at.v);
-            let mut d = [vec![0.0; n * qw], vec![0.0; n * kw], vec![0.0; n * kw]];
-            let mut dc = [vec![0.0; clean_rows * qw], vec![0.0; n * kw], vec![0.0; n * kw]];
-            let start = tokens + document.start;
-            let a = document.start * qw..document.end * qw;
-            let b = if has_clean { start * qw..(start + n) * qw } else { 0..0 };
-            let [dq, dk, dv] = &mut d;
-            let [cdq, cdk, cdv] = &mut dc;
-            attention::backward(
-                heads,
-                noised,
-                clean,
-                [&at.attended[a.clone()], &at.attended[b.clone()]],
-                [&dattended[a], &dattended[b]],
-                HalfGradient { dq, dk, dv },
-                HalfGradient { dq: cdq, dk: cdk, dv: cdv },
-            );
-            (d, dc)
-        })
-        .collect();
-    let mut dqkv = vec![0.0; at.qkv.len()];
-    for (document, (d, dc)) in batch.documents.iter().zip(&parts_of) {
-        for (half, [dq, dk, dv]) in [d, dc].into_iter().enumerate() {
-            for i in 0..document.len() {
-                let (query, key, value) = parts(config, half * tokens + document.start + i, rows);
-                if !query.is_empty() {
-                    dqkv[query].copy_from_slice(&dq[i * qw..(i + 1) * qw]);
-                }
-                dqkv[key].copy_from_slice(&dk[i * kw..(i + 1) * kw]);
-                dqkv[value].copy_from_slice(&dv[i * kw..(i + 1) * kw]);
-            }
-        }
-    }
-    dqkv
-}
-
 fn shape(config: &ModelConfig) -> Shape {
     Shape {
         hidden: config.hidden_size,
@@ -516,15 +244,6 @@ fn shape(config: &ModelConfig) -> Shape {
             kept_groups: 1,
             scale: config.routed_scaling_factor,
         },
-    }
-}
-
-fn heads(config: &ModelConfig) -> Heads {
-    Heads {
-        queries: config.num_attention_heads,
-        keys: config.num_key_value_heads,
-        width: config.head_dim,
-        block: config.block_length(),
     }
 }
 
@@ -559,92 +278,5 @@ fn add(y: &mut [f32], x: &[f32]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
 }
 
-fn resize(data: &mut Vec<f32>, len: usize) {
-    data.resize(len, 0.0);
-}
-
 #[cfg(test)]
-mod tests {
-    use rand::RngExt;
-    use rand::SeedableRng;
-    use rand::rngs::StdRng;
-
-    use super::*;
-    use crate::engine::train::objective;
-    use crate::engine::train::objective::Example;
-    use crate::engine::train::objective::Noising;
-
-    fn tiny() -> ModelConfig {
-        serde_json::from_value(serde_json::json!({
-            "architectures": ["LLaDA2MoeModelLM"], "model_type": "llada2_moe", "vocab_size": 23,
-            "hidden_size": 12, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "head_dim": 6, "rms_norm_eps": 1e-6, "rope_theta": 100.0,
-            "partial_rotary_factor": 0.67, "max_position_embeddings": 64, "num_experts": 4,
-            "num_experts_per_tok": 4, "num_shared_experts": 1, "moe_intermediate_size": 5,
-            "tie_word_embeddings": true, "block_size": 4, "routed_scaling_factor": 1.5,
-            "mask_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
-        }))
-        .expect("a configuration")
-    }
-
-    fn network(seed: u64) -> Network {
-        let config = tiny();
-        let layout = Layout::new(&config).expect("a layout");
-        let mut rng = StdRng::seed_from_u64(seed);
-        let parameters = (0..layout.len).map(|_| (rng.random::<f32>() - 0.4) * 0.6).collect();
-        Network::new(config, parameters, vec![vec![0.0; 4]; 2]).expect("a network")
-    }
-
-    fn batch() -> Batch {
-        let examples = [
-            Example { tokens: (3..14).collect(), labels: vec![] },
-            Example { tokens: (9..15).collect(), labels: vec![4] },
-        ];
-        let noising = Noising { mask: 0, pad: 2, block: 4 };
-        objective::noise(&examples.iter().collect::<Vec<_>>(), noising, &mut StdRng::seed_from_u64(5))
-    }
-
-    #[test]
-    fn every_gradient_agrees_with_finite_differences() {
-        let (mut network, batch) = (network(3), batch());
-        network.accumulate(&batch, 1.0);
-        let gradients = network.gradients.clone();
-        let mut rng = StdRng::seed_from_u64(11);
-        for tensor in network.layout.tensors.clone() {
-            let largest = gradients[tensor.range.clone()].iter().fold(0.0_f32, |a, b| a.max(b.abs()));
-            assert!(largest > 0.0, "{} got no gradient", tensor.name);
-            for _ in 0..6 {
-                let i = rng.random_range(tensor.range.clone());
-                let value = network.parameters[i];
-                let h = 4e-3;
-                let mut at = |v: f32| {
-                    network.parameters[i] = v;
-                    network.evaluate(&batch).weighted
-                };
-                let (up, down) = (at(value + h), at(value - h));
-                at(value);
-                let numeric = (up - down) / f64::from(2.0 * h);
-                let error = (numeric - f64::from(gradients[i])).abs();
-                assert!(
-                    error < 0.02 * numeric.abs() + 0.02,
-                    "{}: {numeric} and {}",
-                    tensor.name,
-                    gradients[i]
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn later_blocks_do_not_change_earlier_ones() {
-        let mut network = network(4);
-        let mut batch = batch();
-        batch.targets.retain(|t| t.row < 4);
-        assert!(!batch.targets.is_empty());
-        let before = network.evaluate(&batch);
-        // Another token in the second block of the first document.
-        batch.clean[6] = 20;
-        batch.noised[6] = 20;
-        assert_eq!(network.evaluate(&batch), before);
-    }
-}
+mod tests;
