@@ -117,15 +117,19 @@ struct Model {
 /// Loads the model. Without one drafts fail visibly and emotions are not read; the rest goes on.
 fn load_model(config: &ModelConfig) -> Model {
     let folder = config.folder();
-    let loaded = Engine::start(&folder, config.engine.clone()).map_err(anyhow::Error::from).and_then(|engine| {
-        let emotions = EmotionReader::new(engine.clone())?;
-        Ok((Drafter::new(engine)?, emotions))
-    });
+    let loaded =
+        Engine::start(&folder, config.engine.clone()).map_err(anyhow::Error::from).and_then(|engine| {
+            let emotions = EmotionReader::new(engine.clone())?;
+            Ok((Drafter::new(engine)?, emotions))
+        });
     match loaded {
         Ok((drafter, emotions)) => Model { drafter, emotions: Some(emotions) },
         Err(error) => {
             tracing::error!(folder = %folder.display(), error = format!("{error:#}"), "no model: no drafts, no emotions");
-            Model { drafter: Drafter::without_model(&format!("the model is not loaded: {error:#}")), emotions: None }
+            Model {
+                drafter: Drafter::without_model(&format!("the model is not loaded: {error:#}")),
+                emotions: None,
+            }
         }
     }
 }

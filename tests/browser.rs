@@ -225,7 +225,9 @@ impl Driver {
             let mut line = String::new();
             let bytes = output.read_line(&mut line).expect("its output is text");
             assert!(bytes > 0, "chromedriver ended before it said its port");
-            let Some((_, port)) = line.trim_end().split_once("started successfully on port ") else { continue };
+            let Some((_, port)) = line.trim_end().split_once("started successfully on port ") else {
+                continue;
+            };
             let port = port.trim_end_matches('.').parse().expect("chromedriver says its port");
             return Driver { process, _output: output, port };
         }

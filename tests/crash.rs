@@ -4,9 +4,11 @@ mod common;
 
 use std::io::BufRead;
 use std::io::BufReader;
+use std::io::Lines;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Child;
+use std::process::ChildStdout;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -31,6 +33,8 @@ const SEGMENTS: u64 = 60;
 /// The real binary, serving; killed when dropped.
 struct Server {
     process: Child,
+    /// Held open: a server whose output nobody takes ends.
+    _output: Lines<BufReader<ChildStdout>>,
     address: SocketAddr,
 }
 
@@ -48,9 +52,11 @@ impl Server {
             .spawn()
             .expect("the binary starts");
         let output = process.stdout.take().expect("its output");
-        let first = BufReader::new(output).lines().next().expect("a line").expect("text");
+        let mut output = BufReader::new(output).lines();
+        let first = output.next().expect("a line").expect("text");
         let (_, address) = first.rsplit_once("http://").expect("an address");
-        Server { process, address: address.parse().expect("an address") }
+        let address = address.parse().expect("an address");
+        Server { process, _output: output, address }
     }
 
     /// Sends SIGKILL.

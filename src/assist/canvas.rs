@@ -75,7 +75,14 @@ impl Canvas {
     /// Returns the text of `ids`, the canvas as the engine gave it, of which the first `settled` are final.
     ///
     /// An end of text in an open part ends that part.
-    pub fn render(&self, ids: &[u32], settled: usize, tokenizer: &Tokenizer, mask: u32, end: u32) -> Rendered {
+    pub fn render(
+        &self,
+        ids: &[u32],
+        settled: usize,
+        tokenizer: &Tokenizer,
+        mask: u32,
+        end: u32,
+    ) -> Rendered {
         let mut rendered = Rendered::default();
         let mut chars = 0;
         for (part, range) in &self.parts {

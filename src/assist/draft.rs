@@ -200,7 +200,8 @@ impl Writer {
         let mut parts = Vec::new();
         let mut banned_at = Vec::new();
         let (mut from, mut tokens) = (0, 0);
-        let fixed = |from: usize, to: usize| Part::Fixed { text: chars[from..to].iter().collect(), is_quote: false };
+        let fixed =
+            |from: usize, to: usize| Part::Fixed { text: chars[from..to].iter().collect(), is_quote: false };
         let count = |part: &Part| -> Result<usize, TokenizerError> {
             let Part::Fixed { text, .. } = part else { return Ok(0) };
             let mut ids = Vec::new();
@@ -240,7 +241,8 @@ impl Writer {
         }
         let cards = request.context.cards.iter().map(|c| c.id.clone()).collect();
         let mut writing = Writing::start(self, &request.context, parts, cards, banned_at, false)?;
-        writing.forbidden = request.forbid.iter().map(|f| f.to_lowercase()).filter(|f| !f.is_empty()).collect();
+        writing.forbidden =
+            request.forbid.iter().map(|f| f.to_lowercase()).filter(|f| !f.is_empty()).collect();
         Ok(writing)
     }
 
@@ -320,7 +322,8 @@ impl Writing {
             let mine = &snapshot.canvas[range.clone()];
             let text = written(mine, tokenizer, writer.mask, writer.end);
             let lower = text.to_lowercase();
-            let forbidden = self.forbidden.iter().filter_map(|f| lower.find(f.as_str()).map(|at| at..at + f.len()));
+            let forbidden =
+                self.forbidden.iter().filter_map(|f| lower.find(f.as_str()).map(|at| at..at + f.len()));
             let bad: Vec<_> = self.sources.unsupported(&text).into_iter().chain(forbidden).collect();
             if bad.is_empty() {
                 continue;
@@ -353,7 +356,13 @@ impl Writing {
 
     fn update(&self, ids: &[u32], snapshot: &Snapshot, is_done: bool) -> DraftUpdate {
         let writer = &self.writer;
-        let settled = if is_done { ids.len() } else if self.round == 1 { snapshot.settled } else { 0 };
+        let settled = if is_done {
+            ids.len()
+        } else if self.round == 1 {
+            snapshot.settled
+        } else {
+            0
+        };
         let rendered = self.canvas.render(ids, settled, writer.engine.tokenizer(), writer.mask, writer.end);
         DraftUpdate {
             text: if is_done { rendered.text.trim_end().to_owned() } else { rendered.text },
@@ -382,7 +391,9 @@ fn generate(
     for (i, range) in open.iter().enumerate() {
         let is_last = i + 1 == open.len() && range.end == tokens.len();
         if !(may_end && is_last) {
-            let at = range.clone().flat_map(|at| [(prompt.len() + at, writer.end), (prompt.len() + at, writer.pad)]);
+            let at = range
+                .clone()
+                .flat_map(|at| [(prompt.len() + at, writer.end), (prompt.len() + at, writer.pad)]);
             banned.extend(at);
         }
     }
@@ -394,7 +405,8 @@ fn generate(
     for i in tokens.len()..whole {
         tokens.push(Some(if i == canvas.tokens.len() && !may_still_end { writer.end } else { writer.pad }));
     }
-    let generate = Generate { rule: RULE, banned: writer.banned.clone(), banned_at: banned, stops_at_end: may_end };
+    let generate =
+        Generate { rule: RULE, banned: writer.banned.clone(), banned_at: banned, stops_at_end: may_end };
     let request = GenerateRequest { prompt: prompt.to_vec(), canvas: tokens, block_length: None, generate };
     Ok(writer.engine.generate(request)?)
 }
@@ -446,7 +458,9 @@ impl DraftStream {
             }
         };
         loop {
-            let Some(mut snapshot) = writing.generation.next().await? else { return Err(EngineError::Stopped.into()) };
+            let Some(mut snapshot) = writing.generation.next().await? else {
+                return Err(EngineError::Stopped.into());
+            };
             // The engine's canvas is longer: it was filled up to a whole block.
             snapshot.canvas.truncate(writing.canvas.tokens.len());
             if !snapshot.is_done {

@@ -29,7 +29,8 @@ impl Sources {
         let mut starts_sentence = true;
         for (range, word) in words(written) {
             let lower = word.to_lowercase();
-            let is_name = !starts_sentence && word.chars().next().is_some_and(char::is_uppercase) && !is_i(word);
+            let is_name =
+                !starts_sentence && word.chars().next().is_some_and(char::is_uppercase) && !is_i(word);
             let has_digit = word.chars().any(|c| c.is_ascii_digit());
             let is_figure = FIGURES.split_whitespace().any(|figure| figure == lower);
             if (has_digit || is_figure || is_name) && !self.words.contains(&lower) {

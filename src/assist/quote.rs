@@ -35,7 +35,12 @@ pub fn quotes(cards: &[Card], question: &str) -> Vec<Quote> {
         let (index, card) = card;
         for (order, range) in sentences(&card.passage).into_iter().enumerate() {
             let text = card.passage[range].trim();
-            scored.push(Scored { card: index, order, score: weight * score(text, &asked), text: text.to_owned() });
+            scored.push(Scored {
+                card: index,
+                order,
+                score: weight * score(text, &asked),
+                text: text.to_owned(),
+            });
         }
     }
     scored.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.card.cmp(&b.card)).then(a.order.cmp(&b.order)));
@@ -79,7 +84,8 @@ mod tests {
 
     #[test]
     fn the_sentence_that_shares_words_with_the_question_is_quoted() {
-        let cards = [card("a#1", "We open at nine. A missed visit is credited with 25 euros. Call us any time.")];
+        let cards =
+            [card("a#1", "We open at nine. A missed visit is credited with 25 euros. Call us any time.")];
         let found = quotes(&cards, "what do i get for the missed visit");
         assert!(found.iter().any(|q| q.text == "A missed visit is credited with 25 euros."), "{found:?}");
         assert!(quotes(&[], "anything").is_empty());

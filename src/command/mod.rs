@@ -1,10 +1,8 @@
 //! One file for each subcommand: its arguments and what it does.
 
 mod bench;
-mod chat;
 mod demo;
 mod eval;
-mod generate;
 mod key;
 mod knowledge;
 mod replay;
@@ -23,10 +21,6 @@ pub enum Command {
     Demo(demo::Args),
     /// Streams recorded calls into a server; with --calls it is the load generator.
     Replay(replay::Args),
-    /// Talks to the model in the terminal and shows blocks denoise.
-    Chat(chat::Args),
-    /// Answers one prompt, or fills the holes of one text.
-    Generate(generate::Args),
     /// Trains a model from scratch or goes on from a checkpoint.
     Train(train::Args),
     /// Measures the engine.
@@ -69,8 +63,6 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Replay(args) => replay::run(args),
-        Command::Chat(args) => chat::run(args),
-        Command::Generate(args) => generate::run(args),
         Command::Train(args) => train::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),

@@ -239,7 +239,7 @@ fn describe(documents: &[Document], examples: &[Example]) {
 
 fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<ModelConfig> {
     anyhow::ensure!(
-        args.hidden % args.head == 0,
+        args.hidden.is_multiple_of(args.head),
         "--hidden {} must be a multiple of --head {}",
         args.hidden,
         args.head
@@ -253,7 +253,7 @@ fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<ModelConfig> {
         intermediate_size: args.hidden * 4,
         num_hidden_layers: args.layers,
         num_attention_heads: heads,
-        num_key_value_heads: if heads % 2 == 0 { heads / 2 } else { 1 },
+        num_key_value_heads: if heads.is_multiple_of(2) { heads / 2 } else { 1 },
         head_dim: args.head,
         rms_norm_eps: 1e-6,
         rope_theta: 100_000.0,

@@ -183,16 +183,16 @@ impl ModelConfig {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{name} must be positive"));
         }
-        if self.num_attention_heads % self.num_key_value_heads != 0 {
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return Err("num_attention_heads must be a multiple of num_key_value_heads".to_owned());
         }
-        if self.num_experts % self.n_group != 0 || self.topk_group > self.n_group {
+        if !self.num_experts.is_multiple_of(self.n_group) || self.topk_group > self.n_group {
             return Err("n_group must divide num_experts and be at least topk_group".to_owned());
         }
         if self.num_experts_per_tok > self.num_experts / self.n_group * self.topk_group {
             return Err("num_experts_per_tok is larger than the experts of topk_group groups".to_owned());
         }
-        if self.rotary_dim() % 2 != 0 {
+        if !self.rotary_dim().is_multiple_of(2) {
             return Err("the rotated part of a head must be even".to_owned());
         }
         for (name, id) in [

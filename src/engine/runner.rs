@@ -124,7 +124,7 @@ impl Runner {
                 model.logits(&mut logits, &x);
                 some.iter()
                     .zip(logits.chunks_exact_mut(model.config.vocab_size))
-                    .map(|(w, logits)| read(&slots[w.slot].0, w.position, logits))
+                    .map(|(w, logits)| read(slots[w.slot].0, w.position, logits))
                     .collect::<Vec<_>>()
             })
             .collect();

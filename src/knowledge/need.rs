@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use crate::knowledge::search::Asked;
 use crate::knowledge::search::Ranking;
 
-/// The shape of a turn, with weights. The order is that of [`shape`].
+/// The shape of a turn, with weights. The order is that of `shape`.
 pub const SHAPE: [(&str, f32); 15] = [
     ("always", -1.05),
     ("confidence", -0.65),

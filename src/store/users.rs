@@ -47,7 +47,7 @@ pub struct UserChange {
     pub disabled: Option<bool>,
     /// The new role.
     pub role: Option<Role>,
-    /// The argon2id hash of the new password ([`password::hash`]).
+    /// The argon2id hash of the new password ([`crate::store::password::hash`]).
     pub password_hash: Option<String>,
 }
 

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use serde::Serialize;
 
+use crate::command::eval::TENANT;
+use crate::command::eval::open_base;
+use crate::command::eval::split;
 use crate::corpus::dialogue::Dialogue;
 use crate::corpus::service::Company;
 use crate::corpus::service::Split;
@@ -14,17 +17,12 @@ use crate::event::Speaker;
 use crate::knowledge::CardDeck;
 use crate::knowledge::Knowledge;
 use crate::knowledge::Question;
-use crate::knowledge::article::Article;
-use crate::knowledge::article::Format;
 use crate::knowledge::deck::MOST_CARDS;
-use crate::knowledge::index::Edition;
 use crate::knowledge::need;
 use crate::knowledge::search::SHOW_BESIDE;
 use crate::knowledge::search::SHOW_FROM;
 use crate::prompt::Turn;
 
-/// The tenant of the measurement.
-const TENANT: &str = "eval";
 /// How many articles are looked at for the reciprocal rank.
 const DEPTH: usize = 10;
 
@@ -46,14 +44,6 @@ pub struct Args {
     /// Fits the weights that say whether a turn needs a card, and prints them.
     #[arg(long)]
     fit: bool,
-}
-
-fn split(text: &str) -> Result<Split, String> {
-    match text {
-        "train" => Ok(Split::Train),
-        "dev" => Ok(Split::Dev),
-        _ => Err("must be train or dev".to_owned()),
-    }
 }
 
 /// One search with its right answers; none where no card is needed.
@@ -149,21 +139,7 @@ fn trials(args: &Args, knowledge: &Knowledge) -> anyhow::Result<Vec<Trial>> {
     let mut trials = Vec::new();
     for folder in &args.companies {
         let company = Company::new(folder.clone());
-        let edition = Edition {
-            tenant: TENANT.to_owned(),
-            base: company.base.clone(),
-            version: 1,
-            digest: "eval".to_owned(),
-        };
-        let articles = company.articles()?.into_iter().map(|article| Article {
-            id: article.id,
-            title: article.title,
-            category: Some(article.category),
-            updated: None,
-            format: Format::Markdown,
-            body: article.text,
-        });
-        knowledge.activate(knowledge.prepare(edition, || anyhow::Ok(articles.collect()))?);
+        open_base(knowledge, &company)?;
         for call in company.calls(args.split)? {
             call_trials(knowledge, &company.base, &call, &mut trials)?;
         }

@@ -5,6 +5,16 @@ mod knowledge;
 mod model;
 mod redaction;
 
+use crate::corpus::service::Company;
+use crate::corpus::service::Split;
+use crate::knowledge::Knowledge;
+use crate::knowledge::article::Article;
+use crate::knowledge::article::Format;
+use crate::knowledge::index::Edition;
+
+/// The tenant of a measurement.
+const TENANT: &str = "eval";
+
 /// What to measure.
 #[derive(Debug, clap::Subcommand)]
 pub enum Eval {
@@ -29,4 +39,32 @@ pub fn run(eval: Eval) -> anyhow::Result<()> {
         Eval::Knowledge(args) => knowledge::run(args),
         Eval::Model(args) => model::run(args),
     }
+}
+
+fn split(text: &str) -> Result<Split, String> {
+    match text {
+        "train" => Ok(Split::Train),
+        "dev" => Ok(Split::Dev),
+        _ => Err("must be train or dev".to_owned()),
+    }
+}
+
+/// Indexes a company's articles under its base's name.
+fn open_base(knowledge: &Knowledge, company: &Company) -> anyhow::Result<()> {
+    let edition = Edition {
+        tenant: TENANT.to_owned(),
+        base: company.base.clone(),
+        version: 1,
+        digest: "eval".to_owned(),
+    };
+    let articles = company.articles()?.into_iter().map(|article| Article {
+        id: article.id,
+        title: article.title,
+        category: Some(article.category),
+        updated: None,
+        format: Format::Markdown,
+        body: article.text,
+    });
+    knowledge.activate(knowledge.prepare(edition, || anyhow::Ok(articles.collect()))?);
+    Ok(())
 }

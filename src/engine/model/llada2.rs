@@ -75,6 +75,9 @@ struct FeedForward {
     width: usize,
 }
 
+/// A row that an expert works on, and with which weight.
+type Slot = (usize, f32);
+
 /// Whole blocks of one sequence, to be computed in one pass.
 #[derive(Debug)]
 pub struct Chunk<'a> {
@@ -425,7 +428,7 @@ impl Sparse {
             route(routing, scores, &self.bias, &mut chosen[range.clone()], &mut weights[range]);
         }
         // The slots of each expert: which row, with which weight.
-        let mut slots: Vec<Vec<(usize, f32)>> = vec![Vec::new(); experts];
+        let mut slots: Vec<Vec<Slot>> = vec![Vec::new(); experts];
         for (i, (expert, weight)) in chosen.iter().zip(&weights).enumerate() {
             slots[*expert as usize].push((i / k, *weight));
         }
@@ -434,7 +437,7 @@ impl Sparse {
             None => work.added.fill(0.0),
         }
         let from = &work.rows;
-        let outputs: Vec<(&[(usize, f32)], Vec<f32>)> = self
+        let outputs: Vec<(&[Slot], Vec<f32>)> = self
             .experts
             .par_iter()
             .zip(&slots)

@@ -12,7 +12,8 @@ pub fn matmul(dst: &mut [f32], dst_stride: usize, a: View, b: View, scale: f32, 
         for j in 0..b.columns {
             let (a_row, b_column) = (i * a.row_stride, j * b.column_stride);
             let product = |k: usize| {
-                f64::from(a.data[a_row + k * a.column_stride]) * f64::from(b.data[b_column + k * b.row_stride])
+                f64::from(a.data[a_row + k * a.column_stride])
+                    * f64::from(b.data[b_column + k * b.row_stride])
             };
             let sum: f64 = (0..a.columns).map(product).sum::<f64>() * f64::from(scale);
             let y = &mut dst[i * dst_stride + j];

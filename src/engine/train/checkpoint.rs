@@ -19,8 +19,11 @@ use safetensors::tensor::TensorView;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::engine::config::ModelConfig;
+use crate::engine::train::layout::Layout;
 use crate::engine::train::network::Network;
 use crate::engine::train::optimizer::AdamW;
+use crate::engine::weights::Weights;
 
 /// The largest shard, in bytes.
 const SHARD_BYTES: usize = 15 << 20;
@@ -90,6 +93,25 @@ pub fn read_state(folder: &Path, network: &mut Network, optimizer: &mut AdamW) -
     read_numbers(&at.join("second.bin"), &mut optimizer.second)?;
     network.expert_bias.clone_from(&state.expert_bias);
     Ok(Some(state))
+}
+
+/// Reads a checkpoint folder into the training form.
+///
+/// # Errors
+/// When a file is missing or the trainer does not know the architecture.
+pub fn read_network(folder: &Path) -> io::Result<Network> {
+    let config = ModelConfig::read(folder).map_err(io::Error::other)?;
+    let layout = Layout::new(&config).map_err(io::Error::other)?;
+    let weights = Weights::open(folder).map_err(io::Error::other)?;
+    let mut parameters = vec![0.0; layout.len];
+    for tensor in &layout.tensors {
+        let numbers = weights.tensor(&tensor.name, &tensor.shape).map_err(io::Error::other)?;
+        parameters[tensor.range.clone()].copy_from_slice(&numbers);
+    }
+    let bias: Result<Vec<_>, _> = (0..config.num_hidden_layers)
+        .map(|i| weights.tensor(&format!("model.layers.{i}.mlp.gate.expert_bias"), &[config.num_experts]))
+        .collect();
+    Network::new(config, parameters, bias.map_err(io::Error::other)?).map_err(io::Error::other)
 }
 
 /// Writes `config.json` and sharded safetensors with the published names; matrices in bf16, the router in f32.

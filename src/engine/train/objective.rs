@@ -79,10 +79,9 @@ pub fn noise(examples: &[&Example], noising: Noising, rng: &mut impl Rng) -> Bat
     batch
 }
 
-/// Masks documents at one noise level for each block and returns it beside the batch, for likelihood bounds.
-pub fn noise_evenly(examples: &[&Example], noising: Noising, rng: &mut impl Rng) -> (Batch, Vec<f32>) {
+/// Masks documents for a bound on their likelihood: text only, every row weighs 1 over its level.
+pub fn noise_evenly(examples: &[&Example], noising: Noising, rng: &mut impl Rng) -> Batch {
     let mut batch = Batch::default();
-    let mut of_targets = Vec::new();
     let mut levels = levels(examples, noising.block, rng);
     for example in examples {
         let start = batch.clean.len();
@@ -99,14 +98,13 @@ pub fn noise_evenly(examples: &[&Example], noising: Noising, rng: &mut impl Rng)
                 if is_text && rng.random::<f32>() < level {
                     batch.noised.push(noising.mask);
                     batch.targets.push(Target { row, token, weight: 1.0 / level });
-                    of_targets.push(level);
                 } else {
                     batch.noised.push(token);
                 }
             }
         }
     }
-    (batch, of_targets)
+    batch
 }
 
 /// Returns one noise level for each block of the examples, evenly spread over (0, 1] and shuffled.

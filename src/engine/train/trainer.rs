@@ -214,7 +214,7 @@ pub fn dev_loss(network: &mut Network, dev: &[Example], noising: Noising) -> f64
         let range = objective::take(&order, dev, cursor, PASS_TOKENS, noising.block);
         let some: Vec<&Example> = dev[range.clone()].iter().collect();
         cursor = range.end;
-        let (batch, _) = objective::noise_evenly(&some, noising, &mut rng);
+        let batch = objective::noise_evenly(&some, noising, &mut rng);
         sum = sum.plus(network.evaluate(&batch));
     }
     network.take_load();

@@ -55,11 +55,11 @@ pub(super) fn read(name: &str, bytes: &[u8]) -> Vec<FileOutcome> {
     outcomes
 }
 
+/// A file of an archive: its name and content.
+type Entry = (String, Vec<u8>);
+
 /// Unpacks one entry, at most one byte more than a file may have.
-fn entry(
-    archive: &mut ZipArchive<Cursor<&[u8]>>,
-    at: usize,
-) -> Result<Option<(String, Vec<u8>)>, (String, FileError)> {
+fn entry(archive: &mut ZipArchive<Cursor<&[u8]>>, at: usize) -> Result<Option<Entry>, (String, FileError)> {
     let unnamed = |error: zip::result::ZipError| (format!("entry {at}"), FileError::Zip(error.to_string()));
     let file = archive.by_index(at).map_err(unnamed)?;
     let entry_name = file.name().map_err(unnamed)?.into_owned();

@@ -1,0 +1,79 @@
+//! Checks the training network: gradients against finite differences, and that later blocks change nothing.
+
+use rand::RngExt;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::*;
+use crate::engine::train::objective;
+use crate::engine::train::objective::Example;
+use crate::engine::train::objective::Noising;
+
+fn tiny() -> ModelConfig {
+    serde_json::from_value(serde_json::json!({
+        "architectures": ["LLaDA2MoeModelLM"], "model_type": "llada2_moe", "vocab_size": 23,
+        "hidden_size": 12, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 6, "rms_norm_eps": 1e-6, "rope_theta": 100.0,
+        "partial_rotary_factor": 0.67, "max_position_embeddings": 64, "num_experts": 4,
+        "num_experts_per_tok": 4, "num_shared_experts": 1, "moe_intermediate_size": 5,
+        "tie_word_embeddings": true, "block_size": 4, "routed_scaling_factor": 1.5,
+        "mask_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+    }))
+    .expect("a configuration")
+}
+
+fn network(seed: u64) -> Network {
+    let config = tiny();
+    let layout = Layout::new(&config).expect("a layout");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let parameters = (0..layout.len).map(|_| (rng.random::<f32>() - 0.4) * 0.6).collect();
+    Network::new(config, parameters, vec![vec![0.0; 4]; 2]).expect("a network")
+}
+
+fn batch() -> Batch {
+    let examples = [
+        Example { tokens: (3..14).collect(), labels: vec![] },
+        Example { tokens: (9..15).collect(), labels: vec![4] },
+    ];
+    let noising = Noising { mask: 0, pad: 2, block: 4 };
+    objective::noise(&examples.iter().collect::<Vec<_>>(), noising, &mut StdRng::seed_from_u64(5))
+}
+
+#[test]
+fn every_gradient_agrees_with_finite_differences() {
+    let (mut network, batch) = (network(3), batch());
+    network.accumulate(&batch, 1.0);
+    let gradients = network.gradients.clone();
+    let mut rng = StdRng::seed_from_u64(11);
+    for tensor in network.layout.tensors.clone() {
+        let largest = gradients[tensor.range.clone()].iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+        assert!(largest > 0.0, "{} got no gradient", tensor.name);
+        for _ in 0..6 {
+            let i = rng.random_range(tensor.range.clone());
+            let value = network.parameters[i];
+            let h = 4e-3;
+            let mut at = |v: f32| {
+                network.parameters[i] = v;
+                network.evaluate(&batch).weighted
+            };
+            let (up, down) = (at(value + h), at(value - h));
+            at(value);
+            let numeric = (up - down) / f64::from(2.0 * h);
+            let error = (numeric - f64::from(gradients[i])).abs();
+            assert!(error < 0.02 * numeric.abs() + 0.02, "{}: {numeric} and {}", tensor.name, gradients[i]);
+        }
+    }
+}
+
+#[test]
+fn later_blocks_do_not_change_earlier_ones() {
+    let mut network = network(4);
+    let mut batch = batch();
+    batch.targets.retain(|t| t.row < 4);
+    assert!(!batch.targets.is_empty());
+    let before = network.evaluate(&batch);
+    // Another token in the second block of the first document.
+    batch.clean[6] = 20;
+    batch.noised[6] = 20;
+    assert_eq!(network.evaluate(&batch), before);
+}
