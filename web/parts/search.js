@@ -7,6 +7,7 @@ import { get, listOf } from '../api.js';
 import { Dialog } from './dialog.js';
 import { Passage, Strength } from './cards.js';
 import { Problem } from './failure.js';
+import { named } from '../bases.js';
 import { strength } from '../text.js';
 
 const WAIT_MS = 140;
@@ -60,9 +61,9 @@ export function SearchDialog({ bases, onCopy, onClose }) {
     }
   };
   return html`<${Dialog} title="Search the knowledge base" onClose=${onClose} kind="wide">
-    <input type="search" class="big" value=${query} onInput=${(event) => setQuery(event.target.value)} onKeyDown=${onKeyDown}
+    <input type="text" inputmode="search" class="big" value=${query} onInput=${(event) => setQuery(event.target.value)} onKeyDown=${onKeyDown}
       placeholder="refund after 30 days" aria-label="Search" aria-describedby="search-hint" autocomplete="off" spellcheck="false" autofocus />
-    <p class="faint" id="search-hint">${bases.length > 0 ? `In ${bases.join(', ')}. ` : ''}<kbd>↑</kbd> <kbd>↓</kbd> to move, <kbd>Enter</kbd> to copy.</p>
+    <p class="faint" id="search-hint">${bases.length > 0 ? `In ${named(bases)}. ` : ''}<kbd>↑</kbd> <kbd>↓</kbd> to move, <kbd>Enter</kbd> to copy.</p>
     <${Problem} error=${error} />
     <${PassageList} cards=${cards} chosen=${at} asked=${asked} onCopy=${onCopy} />
   <//>`;
