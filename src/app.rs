@@ -127,7 +127,7 @@ fn load_model(config: &ModelConfig) -> Model {
         Err(error) => {
             tracing::error!(folder = %folder.display(), error = format!("{error:#}"), "no model: no drafts, no emotions");
             Model {
-                drafter: Drafter::without_model(&format!("the model is not loaded: {error:#}")),
+                drafter: Drafter::without_model("the model is not loaded; the server's log says why"),
                 emotions: None,
             }
         }

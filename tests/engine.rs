@@ -40,7 +40,9 @@ fn config() -> ModelConfig {
 
 /// Counting up by one from different starts: easy to learn, easy to check.
 fn examples() -> Vec<Example> {
-    (0..64).map(|i| Example { tokens: (0..24).map(|n| 20 + (i * 3 + n) % 60).collect(), labels: vec![] }).collect()
+    (0..64)
+        .map(|i| Example { tokens: (0..24).map(|n| 20 + (i * 3 + n) % 60).collect(), labels: vec![] })
+        .collect()
 }
 
 fn options(out: &Path, steps: u64) -> TrainOptions {
@@ -94,7 +96,10 @@ fn reference_fixtures_reproduce() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    let missing = Command::new(env!("CARGO_BIN_EXE_chatdlm")).args(["eval", "fixtures", "tests/none"]).output().unwrap();
+    let missing = Command::new(env!("CARGO_BIN_EXE_chatdlm"))
+        .args(["eval", "fixtures", "tests/none"])
+        .output()
+        .unwrap();
     assert!(!missing.status.success());
 }
 
@@ -164,7 +169,8 @@ async fn greedy_output_is_the_same_alone_and_in_a_batch() {
     for prompt in &prompts {
         alone.push(finish(&engine, request(prompt, 21)).await.canvas);
     }
-    let together = futures_util::future::join_all(prompts.iter().map(|p| finish(&engine, request(p, 21)))).await;
+    let together =
+        futures_util::future::join_all(prompts.iter().map(|p| finish(&engine, request(p, 21)))).await;
     for (alone, together) in alone.iter().zip(&together) {
         assert_eq!(alone, &together.canvas);
         assert!(!alone.contains(&0), "no mask is left");
@@ -204,10 +210,14 @@ async fn dropping_a_generation_cancels_it_and_others_go_on() {
 async fn scores_are_probabilities_and_bad_requests_are_named() {
     let folder = tempfile::tempdir().unwrap();
     checkpoint(folder.path());
-    let engine = Engine::start(folder.path(), EngineConfig { max_tokens: 64, ..EngineConfig::default() }).unwrap();
+    let engine =
+        Engine::start(folder.path(), EngineConfig { max_tokens: 64, ..EngineConfig::default() }).unwrap();
     let scores = engine.score(&[20, 21, 0, 1], 2, vec![22, 23, 24]).await.unwrap();
     assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-5);
-    assert!(matches!(engine.generate(request(&[20; 60], 10)), Err(EngineError::TooLong { tokens: 70, limit: 64 })));
+    assert!(matches!(
+        engine.generate(request(&[20; 60], 10)),
+        Err(EngineError::TooLong { tokens: 70, limit: 64 })
+    ));
     assert!(matches!(engine.generate(request(&[300], 8)), Err(EngineError::Token(300))));
     assert!(engine.score(&[], 0, vec![]).await.is_err());
 }

@@ -141,7 +141,7 @@ mod tests {
         let mut ids: Vec<u32> = canvas.tokens.iter().map(|t| t.unwrap_or(0)).collect();
         let before = canvas.render(&ids, 0, &tokenizer, 0, 1);
         assert_eq!(before.tentative, "░░ “Ünïcode” – stays 25 €.░░░");
-        assert_eq!(before.quotes, [(3, 25)]);
+        assert_eq!(before.quotes, [(3, 26)]);
         let mut hello = Vec::new();
         tokenizer.encode(" it", &mut hello).expect("encodes");
         let last = ids.len() - 3;

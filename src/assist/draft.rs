@@ -39,6 +39,8 @@ const PLAIN_TOKENS: usize = 22;
 const FREE_TOKENS: usize = 56;
 /// How often a stretch that claims too much is written again.
 const MOST_ROUNDS: usize = 3;
+/// How sure the model must be of a stretch, in the geometric mean of its tokens, to show it.
+const LEAST_SURE: f32 = 0.3;
 /// How sure a token of a draft must be to settle early, and the most passes of a block.
 const RULE: Rule = Rule::Threshold { threshold: 0.7, steps: 12 };
 
@@ -321,6 +323,13 @@ impl Writing {
         for range in self.canvas.open() {
             let mine = &snapshot.canvas[range.clone()];
             let text = written(mine, tokenizer, writer.mask, writer.end);
+            let confidences = snapshot.confidences.get(range.clone()).unwrap_or(&[]);
+            if self.is_whole_draft && sureness(mine, confidences, writer.end) < LEAST_SURE {
+                // Padding gives no text, and does not end the canvas as an end of text would.
+                ids[range.clone()].fill(writer.pad);
+                again[range].fill(Some(writer.pad));
+                continue;
+            }
             let lower = text.to_lowercase();
             let forbidden =
                 self.forbidden.iter().filter_map(|f| lower.find(f.as_str()).map(|at| at..at + f.len()));
@@ -338,10 +347,10 @@ impl Writing {
             }
             again[range.clone()].fill(None);
             // What is left out if no round is left: the whole stretch.
-            ids[range].fill(writer.end);
+            ids[range].fill(writer.pad);
         }
         if is_clean {
-            return Ok(Some(snapshot.canvas.clone()));
+            return Ok(Some(ids));
         }
         if self.round >= MOST_ROUNDS {
             return if self.is_whole_draft { Ok(Some(ids)) } else { Err(DraftError::NoWording) };
@@ -375,6 +384,13 @@ impl Writing {
             error: None,
         }
     }
+}
+
+/// Returns the geometric mean of the confidences of the tokens before the end of text.
+fn sureness(ids: &[u32], confidences: &[f32], end: u32) -> f32 {
+    let length = ids.iter().position(|id| *id == end).unwrap_or(ids.len()).min(confidences.len());
+    let logs: f32 = confidences[..length].iter().map(|c| c.max(1e-9).ln()).sum();
+    (logs / length.max(1) as f32).exp()
 }
 
 /// Asks the engine to denoise what is `None` in `tokens`.

@@ -107,6 +107,8 @@ pub struct GenerateRequest {
 pub struct Snapshot {
     /// The canvas, masks included.
     pub canvas: Vec<u32>,
+    /// How sure the model was of each of its tokens when it settled; 1 where it was given.
+    pub confidences: Vec<f32>,
     /// How many tokens of it will not change.
     pub settled: usize,
     /// Denoising passes so far.

@@ -57,6 +57,8 @@ pub struct Sequence {
     pub unmasked: u32,
     /// Whether nothing is left to do.
     pub is_done: bool,
+    /// How sure the model was of each token when it settled; 1 where it was given.
+    confidences: Vec<f32>,
     frozen: Vec<bool>,
     mask: u32,
     end_of_text: u32,
@@ -129,6 +131,7 @@ impl Sequence {
         purpose: Purpose,
     ) -> Sequence {
         Sequence {
+            confidences: vec![1.0; tokens.len()],
             tokens,
             prompt,
             end,
@@ -186,7 +189,9 @@ impl Sequence {
         let began_masked = self.tokens[range.clone()].contains(&self.mask);
         let settled = rule.settle(self.pass, &self.tokens[range.clone()], self.mask, candidates);
         for i in settled.unmasked.iter().chain(&settled.edited) {
-            self.tokens[self.current + candidates[*i].at] = candidates[*i].token;
+            let at = self.current + candidates[*i].at;
+            self.tokens[at] = candidates[*i].token;
+            self.confidences[at] = candidates[*i].confidence;
         }
         self.pass += 1;
         self.post += usize::from(!began_masked);
@@ -203,6 +208,11 @@ impl Sequence {
     /// Returns the canvas as it stands, masks included.
     pub fn canvas(&self) -> &[u32] {
         &self.tokens[self.prompt..self.end]
+    }
+
+    /// Returns how sure the model was of each token of the canvas when it settled.
+    pub fn confidences(&self) -> &[f32] {
+        &self.confidences[self.prompt..self.end]
     }
 
     /// Returns how many tokens of the canvas will not change any more.

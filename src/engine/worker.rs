@@ -163,6 +163,7 @@ fn report_finished(running: &mut Vec<Running>) {
 fn snapshot(sequence: &Sequence) -> Snapshot {
     Snapshot {
         canvas: sequence.canvas().to_vec(),
+        confidences: sequence.confidences().to_vec(),
         settled: sequence.settled(),
         steps: sequence.steps,
         blocks: sequence.blocks,
