@@ -257,7 +257,7 @@ pub enum DraftState {
     Writing,
     /// Complete.
     Done,
-    /// A newer question made it useless.
+    /// A newer question made it useless, or the model was not sure of any words; then `error` says so.
     Dropped,
     /// The model could not write it; `error` says why.
     Failed,

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use chatdlm::command::Command;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -10,12 +11,14 @@ use tracing_subscriber::EnvFilter;
 #[command(name = "chatdlm", version)]
 struct Cli {
     #[command(subcommand)]
-    command: chatdlm::command::Command,
+    command: Command,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,chatdlm=info"));
+    // The demo prints the links to click; what a service logs would bury them.
+    let level = if matches!(cli.command, Command::Demo(_)) { "warn" } else { "warn,chatdlm=info" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match chatdlm::command::run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

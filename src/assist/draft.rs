@@ -102,7 +102,7 @@ enum DraftError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    #[error("the model found nothing to say that transcript and cards support")]
+    #[error("no card answers this, and the model is not sure of its own words")]
     Nothing,
     #[error("no other wording was found that keeps to transcript, cards and the forbidden words")]
     NoWording,
@@ -505,7 +505,8 @@ fn failed(error: &DraftError) -> DraftUpdate {
         tentative_text: None,
         quotes: Vec::new(),
         cards: Vec::new(),
-        state: DraftState::Failed,
+        // Having nothing to say is no failure of the engine.
+        state: if matches!(error, DraftError::Nothing) { DraftState::Dropped } else { DraftState::Failed },
         steps: 0,
         tokens: 0,
         error: Some(error.to_string()),

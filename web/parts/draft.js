@@ -44,7 +44,7 @@ function State({ draft, rewriting }) {
   if (rewriting && draft.state === 'done') return html`<span class="badge tone-accent">rewriting</span>`;
   const states = {
     writing: ['writing', 'tone-accent'], done: null,
-    dropped: ['overtaken', ''], failed: ['failed', 'tone-warn'],
+    dropped: [draft.error ? 'no answer' : 'overtaken', ''], failed: ['failed', 'tone-warn'],
   };
   const state = states[draft.state];
   return state && html`<span class=${`badge ${state[1]}`}>${state[0]}</span>`;
@@ -72,6 +72,9 @@ function DraftText({ draft, panel, call, hands }) {
   if (draft.state === 'failed' && !draft.text) {
     return html`<p class="draft-text" ref=${box}>No draft: ${draft.error ?? 'the assistant could not write one'}.
       <span class="faint"> Transcript, emotion and cards go on.</span></p>`;
+  }
+  if (draft.state === 'dropped' && !draft.text && draft.error) {
+    return html`<p class="draft-text faint" ref=${box}>No draft this time: ${draft.error}.</p>`;
   }
   const hidden = panel.rewriting?.id === draft.id && draft.state === 'done' && panel.rewriting.text === draft.text
     ? panel.rewriting.spans : [];

@@ -202,7 +202,7 @@ async fn draft_scores(engine: &Engine, asked: &[Asked]) -> anyhow::Result<serde_
                     last = Some(update);
                 }
                 last.map_or((String::new(), 0, 0, true), |u| {
-                    (u.text, u.steps, u.tokens, u.state == DraftState::Failed)
+                    (u.text, u.steps, u.tokens, u.state != DraftState::Done)
                 })
             }
         })
@@ -225,7 +225,7 @@ async fn draft_scores(engine: &Engine, asked: &[Asked]) -> anyhow::Result<serde_
         })
         .collect();
     Ok(json!({
-        "written": asked.len(), "failed": drafts.iter().filter(|d| d.3).count(),
+        "written": asked.len(), "none_written": drafts.iter().filter(|d| d.3).count(),
         "facts_share": mean(&|a, i| facts_share(&drafts[i].0, &a.facts)),
         "facts_share_copy": mean(&|a, _| facts_share(&copied(a), &a.facts)),
         "rouge_l": mean(&|a, i| rouge_l(&drafts[i].0, &a.answer)),
