@@ -1,48 +1,19 @@
 //! Turns and cards to a draft that denoises in sight.
 //!
 //! With a checkpoint that drafts by `quote`, sentences of the cards are pinned in the canvas and the
-//! model denoises what stands before and after them; one that drafts `free` writes everything. What
-//! the model wrote is then read against transcript and cards: a stretch that claims what they do not
-//! say is denoised again with the offending token forbidden, and in the end left out.
+//! model denoises what stands before and after them; one that drafts `free` writes everything. How a
+//! draft is written and checked stands in `writing`.
 
 use std::sync::Arc;
 
-use crate::assist::canvas::Canvas;
-use crate::assist::canvas::MASK_CHAR;
-use crate::assist::canvas::Part;
-use crate::assist::canvas::written;
-use crate::assist::ground::Sources;
-use crate::assist::quote;
-use crate::engine::config::Drafting;
+use crate::assist::writing::DraftError;
+use crate::assist::writing::Writer;
+use crate::assist::writing::Writing;
 use crate::engine::handle::Engine;
-use crate::engine::handle::EngineError;
-use crate::engine::handle::GenerateRequest;
-use crate::engine::handle::Generation;
-use crate::engine::handle::Snapshot;
-use crate::engine::sampler::Rule;
-use crate::engine::sequence::Generate;
 use crate::engine::tokenizer::TokenizerError;
 use crate::event::Card;
 use crate::event::DraftState;
-use crate::event::Speaker;
-use crate::prompt;
-use crate::prompt::Control;
 use crate::prompt::Turn;
-
-/// Tokens that the model writes before the first quote.
-const LEAD_TOKENS: usize = 9;
-/// Tokens that the model may write after the last quote.
-const CLOSE_TOKENS: usize = 12;
-/// Tokens of an answer that rests on no card.
-const PLAIN_TOKENS: usize = 22;
-/// Tokens of a free answer.
-const FREE_TOKENS: usize = 56;
-/// How often a stretch that claims too much is written again.
-const MOST_ROUNDS: usize = 3;
-/// How sure the model must be of a stretch, in the geometric mean of its tokens, to show it.
-const LEAST_SURE: f32 = 0.3;
-/// How sure a token of a draft must be to settle early, and the most passes of a block.
-const RULE: Rule = Rule::Threshold { threshold: 0.7, steps: 12 };
 
 /// What a draft is written from.
 #[derive(Debug, Clone)]
@@ -93,37 +64,10 @@ pub struct DraftUpdate {
     pub error: Option<String>,
 }
 
-/// Says why a draft cannot be written.
-#[derive(Debug, thiserror::Error)]
-enum DraftError {
-    #[error("{0}")]
-    NoModel(String),
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    #[error("no card answers this, and the model is not sure of its own words")]
-    Nothing,
-    #[error("no other wording was found that keeps to transcript, cards and the forbidden words")]
-    NoWording,
-}
-
 /// Writes drafts with the engine. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Drafter {
     writer: Result<Arc<Writer>, String>,
-}
-
-/// The engine with what every draft needs of its vocabulary.
-#[derive(Debug)]
-struct Writer {
-    engine: Engine,
-    drafting: Drafting,
-    /// Controls, and every token with a digit: the model writes no figures.
-    banned: Vec<u32>,
-    mask: u32,
-    end: u32,
-    pad: u32,
 }
 
 impl Drafter {
@@ -132,25 +76,7 @@ impl Drafter {
     /// # Errors
     /// When the vocabulary lacks the tokens that drafts need.
     pub fn new(engine: Engine) -> Result<Drafter, TokenizerError> {
-        let tokenizer = engine.tokenizer();
-        let mut banned = Vec::new();
-        for control in Control::ALL.into_iter().filter(|c| *c != Control::End && *c != Control::Pad) {
-            banned.push(tokenizer.control(control.token())?);
-        }
-        for id in 0..engine.model().vocab_size as u32 {
-            if tokenizer.spelling(id).is_some_and(|s| s.chars().any(|c| c.is_ascii_digit())) {
-                banned.push(id);
-            }
-        }
-        let writer = Writer {
-            banned,
-            mask: tokenizer.control(Control::Mask.token())?,
-            end: tokenizer.control(Control::End.token())?,
-            pad: tokenizer.control(Control::Pad.token())?,
-            drafting: engine.model().drafting.unwrap_or(Drafting::Free),
-            engine,
-        };
-        Ok(Drafter { writer: Ok(Arc::new(writer)) })
+        Ok(Drafter { writer: Ok(Arc::new(Writer::new(engine)?)) })
     }
 
     /// Returns a drafter whose every draft fails with `reason`: the model is not loaded.
@@ -171,260 +97,6 @@ impl Drafter {
     fn writer(&self) -> Result<Arc<Writer>, DraftError> {
         self.writer.clone().map_err(DraftError::NoModel)
     }
-}
-
-impl Writer {
-    fn draft(self: &Arc<Self>, request: &DraftRequest) -> Result<Writing, DraftError> {
-        let question = self.question(request);
-        let quotes = match self.drafting {
-            Drafting::Quote => quote::quotes(&request.cards, &question),
-            Drafting::Free => Vec::new(),
-        };
-        let mut parts = Vec::new();
-        if quotes.is_empty() {
-            let rests_on_cards = self.drafting == Drafting::Free && !request.cards.is_empty();
-            parts.push(Part::Open(if rests_on_cards { FREE_TOKENS } else { PLAIN_TOKENS }));
-        } else {
-            parts.push(Part::Open(LEAD_TOKENS));
-            for quote in &quotes {
-                parts.push(Part::Fixed { text: format!(" {}", quote.text), is_quote: true });
-            }
-            parts.push(Part::Open(CLOSE_TOKENS));
-        }
-        let mut cards: Vec<String> = quotes.iter().map(|q| q.card.clone()).collect();
-        cards.dedup();
-        Writing::start(self, request, parts, cards, Vec::new(), true)
-    }
-
-    fn edit(self: &Arc<Self>, request: &EditRequest) -> Result<Writing, DraftError> {
-        let tokenizer = self.engine.tokenizer();
-        let chars: Vec<char> = request.text.chars().collect();
-        let mut parts = Vec::new();
-        let mut banned_at = Vec::new();
-        let (mut from, mut tokens) = (0, 0);
-        let fixed =
-            |from: usize, to: usize| Part::Fixed { text: chars[from..to].iter().collect(), is_quote: false };
-        let count = |part: &Part| -> Result<usize, TokenizerError> {
-            let Part::Fixed { text, .. } = part else { return Ok(0) };
-            let mut ids = Vec::new();
-            tokenizer.encode(text, &mut ids)?;
-            Ok(ids.len())
-        };
-        for (i, (start, end)) in request.spans.iter().enumerate() {
-            let (mut start, end) = (*start, *end);
-            // A word's token holds the space before it, so that space is written anew too.
-            if start > from && chars[start - 1] == ' ' {
-                start -= 1;
-            }
-            if start > from {
-                let part = fixed(from, start);
-                tokens += count(&part)?;
-                parts.push(part);
-            }
-            let old: String = chars[start..end].iter().collect();
-            let mut ids = Vec::new();
-            tokenizer.encode(&old, &mut ids)?;
-            let length = ids.len().clamp(1, request.max_tokens.unwrap_or(usize::MAX).max(1));
-            // Other words than before, at least the first.
-            banned_at.extend(ids.first().map(|id| (tokens, *id)));
-            parts.push(Part::Open(length));
-            tokens += length;
-            if i == 0 {
-                for text in request.must_include.iter().filter(|t| !request.text.contains(t.as_str())) {
-                    let part = Part::Fixed { text: format!(" {}", text.trim()), is_quote: false };
-                    tokens += count(&part)?;
-                    parts.push(part);
-                }
-            }
-            from = end;
-        }
-        if from < chars.len() {
-            parts.push(fixed(from, chars.len()));
-        }
-        let cards = request.context.cards.iter().map(|c| c.id.clone()).collect();
-        let mut writing = Writing::start(self, &request.context, parts, cards, banned_at, false)?;
-        writing.forbidden =
-            request.forbid.iter().map(|f| f.to_lowercase()).filter(|f| !f.is_empty()).collect();
-        Ok(writing)
-    }
-
-    /// Returns the customer's latest words with the agent's wish.
-    fn question(&self, request: &DraftRequest) -> String {
-        let said = request.turns.iter().rev().filter(|t| t.speaker == Speaker::Customer).take(2);
-        said.map(|t| t.text.as_str()).chain(request.instruction.as_deref()).collect::<Vec<_>>().join(" ")
-    }
-}
-
-/// A draft on its way through one or more rounds of denoising.
-#[derive(Debug)]
-struct Writing {
-    writer: Arc<Writer>,
-    prompt: Vec<u32>,
-    canvas: Canvas,
-    sources: Sources,
-    cards: Vec<String>,
-    forbidden: Vec<String>,
-    /// (position in the canvas, token) that may not stand there.
-    banned_at: Vec<(usize, u32)>,
-    /// Whether the last open part may end early, and open parts may be left out.
-    is_whole_draft: bool,
-    round: usize,
-    generation: Generation,
-    steps_before: u32,
-    tokens_before: u32,
-}
-
-impl Writing {
-    fn start(
-        writer: &Arc<Writer>,
-        request: &DraftRequest,
-        parts: Vec<Part>,
-        cards: Vec<String>,
-        banned_at: Vec<(usize, u32)>,
-        is_whole_draft: bool,
-    ) -> Result<Writing, DraftError> {
-        let tokenizer = writer.engine.tokenizer();
-        let passages: Vec<(&str, &str)> =
-            request.cards.iter().map(|c| (c.title.as_str(), c.passage.as_str())).collect();
-        let prompt = prompt::encode(&prompt::reply(&passages, &request.turns), tokenizer)?;
-        let canvas = Canvas::new(parts, tokenizer)?;
-        let fixed = canvas.parts.iter().filter_map(|(part, _)| match part {
-            Part::Fixed { text, .. } => Some(text.as_str()),
-            Part::Open(_) => None,
-        });
-        let said = request.turns.iter().map(|t| t.text.as_str());
-        let known = passages.iter().flat_map(|(title, passage)| [*title, *passage]);
-        let sources = Sources::new(said.chain(known).chain(fixed));
-        let tokens = canvas.tokens.clone();
-        let generation = generate(writer, &prompt, &canvas, tokens, &banned_at, is_whole_draft)?;
-        Ok(Writing {
-            writer: Arc::clone(writer),
-            prompt,
-            sources,
-            canvas,
-            cards,
-            forbidden: Vec::new(),
-            banned_at,
-            is_whole_draft,
-            round: 1,
-            generation,
-            steps_before: 0,
-            tokens_before: 0,
-        })
-    }
-
-    /// Reads a finished canvas; starts another round for what claims too much, `None` when nothing does.
-    fn check(&mut self, snapshot: &Snapshot) -> Result<Option<Vec<u32>>, DraftError> {
-        let writer = Arc::clone(&self.writer);
-        let tokenizer = writer.engine.tokenizer();
-        let mut again: Vec<Option<u32>> = snapshot.canvas.iter().map(|id| Some(*id)).collect();
-        let mut ids = snapshot.canvas.clone();
-        let mut is_clean = true;
-        for range in self.canvas.open() {
-            let mine = &snapshot.canvas[range.clone()];
-            let text = written(mine, tokenizer, writer.mask, writer.end);
-            let confidences = snapshot.confidences.get(range.clone()).unwrap_or(&[]);
-            if self.is_whole_draft && sureness(mine, confidences, writer.end) < LEAST_SURE {
-                // Padding gives no text, and does not end the canvas as an end of text would.
-                ids[range.clone()].fill(writer.pad);
-                again[range].fill(Some(writer.pad));
-                continue;
-            }
-            let lower = text.to_lowercase();
-            let forbidden =
-                self.forbidden.iter().filter_map(|f| lower.find(f.as_str()).map(|at| at..at + f.len()));
-            let bad: Vec<_> = self.sources.unsupported(&text).into_iter().chain(forbidden).collect();
-            if bad.is_empty() {
-                continue;
-            }
-            is_clean = false;
-            for stretch in bad {
-                // The token in which the stretch's first character stands.
-                let at = (1..=mine.len()).find(|n| tokenizer.decode(&mine[..*n]).len() > stretch.start);
-                if let Some(at) = at {
-                    self.banned_at.push((range.start + at - 1, mine[at - 1]));
-                }
-            }
-            again[range.clone()].fill(None);
-            // What is left out if no round is left: the whole stretch.
-            ids[range].fill(writer.pad);
-        }
-        if is_clean {
-            return Ok(Some(ids));
-        }
-        if self.round >= MOST_ROUNDS {
-            return if self.is_whole_draft { Ok(Some(ids)) } else { Err(DraftError::NoWording) };
-        }
-        self.round += 1;
-        self.steps_before += snapshot.steps;
-        self.tokens_before += snapshot.unmasked;
-        self.generation =
-            generate(&writer, &self.prompt, &self.canvas, again, &self.banned_at, self.is_whole_draft)?;
-        Ok(None)
-    }
-
-    fn update(&self, ids: &[u32], snapshot: &Snapshot, is_done: bool) -> DraftUpdate {
-        let writer = &self.writer;
-        let settled = if is_done {
-            ids.len()
-        } else if self.round == 1 {
-            snapshot.settled
-        } else {
-            0
-        };
-        let rendered = self.canvas.render(ids, settled, writer.engine.tokenizer(), writer.mask, writer.end);
-        DraftUpdate {
-            text: if is_done { rendered.text.trim_end().to_owned() } else { rendered.text },
-            tentative_text: (!is_done).then_some(rendered.tentative),
-            quotes: rendered.quotes,
-            cards: self.cards.clone(),
-            state: if is_done { DraftState::Done } else { DraftState::Writing },
-            steps: self.steps_before + snapshot.steps,
-            tokens: self.tokens_before + snapshot.unmasked,
-            error: None,
-        }
-    }
-}
-
-/// Returns the geometric mean of the confidences of the tokens before the end of text.
-fn sureness(ids: &[u32], confidences: &[f32], end: u32) -> f32 {
-    let length = ids.iter().position(|id| *id == end).unwrap_or(ids.len()).min(confidences.len());
-    let logs: f32 = confidences[..length].iter().map(|c| c.max(1e-9).ln()).sum();
-    (logs / length.max(1) as f32).exp()
-}
-
-/// Asks the engine to denoise what is `None` in `tokens`.
-fn generate(
-    writer: &Writer,
-    prompt: &[u32],
-    canvas: &Canvas,
-    tokens: Vec<Option<u32>>,
-    banned_at: &[(usize, u32)],
-    may_end: bool,
-) -> Result<Generation, DraftError> {
-    let open: Vec<_> = canvas.open().collect();
-    let mut banned: Vec<(usize, u32)> = banned_at.iter().map(|(at, id)| (prompt.len() + at, *id)).collect();
-    for (i, range) in open.iter().enumerate() {
-        let is_last = i + 1 == open.len() && range.end == tokens.len();
-        if !(may_end && is_last) {
-            let at = range
-                .clone()
-                .flat_map(|at| [(prompt.len() + at, writer.end), (prompt.len() + at, writer.pad)]);
-            banned.extend(at);
-        }
-    }
-    // The rest of the last block is padding: nobody reads it, so nobody waits for it.
-    let block = writer.engine.model().block_length();
-    let mut tokens = tokens;
-    let whole = (prompt.len() + tokens.len()).next_multiple_of(block) - prompt.len();
-    let may_still_end = may_end && open.last().is_some_and(|r| r.end == tokens.len());
-    for i in tokens.len()..whole {
-        tokens.push(Some(if i == canvas.tokens.len() && !may_still_end { writer.end } else { writer.pad }));
-    }
-    let generate =
-        Generate { rule: RULE, banned: writer.banned.clone(), banned_at: banned, stops_at_end: may_end };
-    let request = GenerateRequest { prompt: prompt.to_vec(), canvas: tokens, block_length: None, generate };
-    Ok(writer.engine.generate(request)?)
 }
 
 /// A draft being written. Dropping it cancels the work.
@@ -473,29 +145,11 @@ impl DraftStream {
                 return Err(error);
             }
         };
-        loop {
-            let Some(mut snapshot) = writing.generation.next().await? else {
-                return Err(EngineError::Stopped.into());
-            };
-            // The engine's canvas is longer: it was filled up to a whole block.
-            snapshot.canvas.truncate(writing.canvas.tokens.len());
-            if !snapshot.is_done {
-                return Ok(Some(writing.update(&snapshot.canvas, &snapshot, false)));
-            }
-            // What a draft that ended early left masked is not part of it.
-            for id in snapshot.canvas.iter_mut().filter(|id| **id == writing.writer.mask) {
-                *id = writing.writer.end;
-            }
-            if let Some(ids) = writing.check(&snapshot)? {
-                let update = writing.update(&ids, &snapshot, true);
-                if update.text.is_empty() {
-                    return Err(DraftError::Nothing);
-                }
-                debug_assert!(!update.text.contains(MASK_CHAR), "a finished draft has no masks");
-                self.state = Stream::Over;
-                return Ok(Some(update));
-            }
+        let update = writing.advance().await?;
+        if update.state == DraftState::Done {
+            self.state = Stream::Over;
         }
+        Ok(Some(update))
     }
 }
 

@@ -19,6 +19,7 @@ mod quote;
 mod state;
 pub mod terms;
 mod work;
+mod writing;
 
 pub use call::Action;
 pub use call::Attached;

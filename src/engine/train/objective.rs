@@ -49,12 +49,7 @@ pub fn noise(examples: &[&Example], noising: Noising, rng: &mut impl Rng) -> Bat
     let mut batch = Batch::default();
     let mut levels = levels(examples, noising.block, rng);
     for example in examples {
-        let start = batch.clean.len();
-        batch.clean.extend_from_slice(&example.tokens);
-        while batch.clean.len() % noising.block != 0 {
-            batch.clean.push(noising.pad);
-        }
-        batch.documents.push(start..batch.clean.len());
+        let start = lay(example, noising, &mut batch);
         let only_labels = !example.labels.is_empty() && rng.random::<f32>() < 0.5;
         for block in (start..batch.clean.len()).step_by(noising.block) {
             let drawn = levels.pop().expect("one noise level for each block");
@@ -85,12 +80,7 @@ pub fn noise_evenly(examples: &[&Example], noising: Noising, rng: &mut impl Rng)
     let mut batch = Batch::default();
     let mut levels = levels(examples, noising.block, rng);
     for example in examples {
-        let start = batch.clean.len();
-        batch.clean.extend_from_slice(&example.tokens);
-        while batch.clean.len() % noising.block != 0 {
-            batch.clean.push(noising.pad);
-        }
-        batch.documents.push(start..batch.clean.len());
+        let start = lay(example, noising, &mut batch);
         for block in (start..batch.clean.len()).step_by(noising.block) {
             let level = levels.pop().expect("one noise level for each block");
             for row in block..block + noising.block {
@@ -106,6 +96,16 @@ pub fn noise_evenly(examples: &[&Example], noising: Noising, rng: &mut impl Rng)
         }
     }
     batch
+}
+
+/// Appends a document in whole blocks and returns where it starts.
+fn lay(example: &Example, noising: Noising, batch: &mut Batch) -> usize {
+    let start = batch.clean.len();
+    batch.clean.extend_from_slice(&example.tokens);
+    let whole = batch.clean.len().next_multiple_of(noising.block);
+    batch.clean.resize(whole, noising.pad);
+    batch.documents.push(start..whole);
+    start
 }
 
 /// Returns one noise level for each block of the examples, evenly spread over (0, 1] and shuffled.
