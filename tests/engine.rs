@@ -220,6 +220,12 @@ async fn scores_are_probabilities_and_bad_requests_are_named() {
     ));
     assert!(matches!(engine.generate(request(&[300], 8)), Err(EngineError::Token(300))));
     assert!(engine.score(&[], 0, vec![]).await.is_err());
+    assert!(matches!(engine.score(&[20], 1, vec![22]).await, Err(EngineError::Position { .. })));
+    // The scored position ends a block of a prompt that is read in several steps.
+    let config = EngineConfig { step_rows: 8, ..EngineConfig::default() };
+    let slow = Engine::start(folder.path(), config).unwrap();
+    let scores = slow.score(&[20; 25], 23, vec![22, 23, 24]).await.unwrap();
+    assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-5);
 }
 
 #[test]

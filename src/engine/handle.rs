@@ -84,6 +84,14 @@ pub enum EngineError {
         /// The limit.
         limit: usize,
     },
+    /// The position to score is behind the last token.
+    #[error("position {position} is outside the {tokens} tokens given")]
+    Position {
+        /// The position.
+        position: usize,
+        /// How many tokens there are.
+        tokens: usize,
+    },
     /// A token id is outside the vocabulary.
     #[error("token id {0} is outside the vocabulary")]
     Token(u32),
@@ -247,6 +255,9 @@ impl Engine {
     ) -> Result<Vec<f32>, EngineError> {
         let model = &self.shared.model;
         self.check(tokens.len(), tokens.iter().chain(&labels))?;
+        if position >= tokens.len() {
+            return Err(EngineError::Position { position, tokens: tokens.len() });
+        }
         let block = model.block_length();
         let sequence = Sequence::score(tokens, position, block, model.mask_token_id, model.pad_token_id);
         let (sender, receiver) = oneshot::channel();

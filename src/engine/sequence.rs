@@ -107,15 +107,18 @@ impl Sequence {
         sequence
     }
 
-    /// Lays out tokens of which one position is to be scored; the rest of the last block is padding.
+    /// Lays out tokens of which one position is to be scored; the rest of its block is padding.
+    ///
+    /// Later blocks are left out: the position cannot see them.
     pub fn score(tokens: &[u32], position: usize, block: usize, mask: u32, pad: u32) -> Sequence {
+        let current = position / block * block;
         let mut all = tokens.to_vec();
-        all.resize(tokens.len().next_multiple_of(block), pad);
+        all.resize(current + block, pad);
         let frozen = vec![true; all.len()];
-        let len = tokens.len();
+        let len = tokens.len().min(all.len());
         let mut sequence =
             Sequence::new(all, frozen, len, len, block, mask, pad, Purpose::Score { position });
-        sequence.current = sequence.tokens.len() - block;
+        sequence.current = current;
         sequence
     }
 
@@ -285,6 +288,15 @@ mod tests {
         sequence.apply(&candidates);
         assert!(sequence.is_done);
         assert_eq!(sequence.settled(), 11);
+    }
+
+    #[test]
+    fn a_scored_position_is_in_the_block_that_is_computed_last() {
+        // The position ends a block; the end of text after it would begin another.
+        let sequence = Sequence::score(&[5; 9], 7, 4, 0, 2);
+        assert_eq!((sequence.current, sequence.tokens.len()), (4, 8));
+        let sequence = Sequence::score(&[5; 6], 4, 4, 0, 2);
+        assert_eq!((sequence.current, sequence.tokens), (4, vec![5, 5, 5, 5, 5, 5, 2, 2]));
     }
 
     #[test]
