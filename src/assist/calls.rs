@@ -26,9 +26,6 @@ use crate::event::CallKey;
 use crate::event::Segment;
 use crate::store::StoreError;
 
-/// How often a call that ended in just this moment is asked again.
-const TRIES: usize = 3;
-
 /// The calls of this server. Clones share them.
 #[derive(Clone)]
 pub struct Calls {
@@ -72,22 +69,18 @@ impl Calls {
     /// When the call is over, the server stops or the log fails.
     pub async fn feed(&self, tenant: &str, start: Start) -> Result<Feed, Refusal> {
         let key = CallKey { tenant: tenant.to_owned(), call: start.call.clone() };
-        for _ in 0..TRIES {
-            let mailbox = self.mailbox(&key)?;
+        loop {
             let (reply, answer) = oneshot::channel();
             let start = Box::new(start.clone());
-            if mailbox.send(Message::Attach { start, reply }).await.is_err() {
-                continue;
-            }
+            let mailbox = self.deliver(&key, Message::Attach { start, reply }).await?;
             match answer.await {
                 Ok(Ok(attached)) => return Ok(Feed { mailbox, attached }),
-                // An actor that found no call ended just before the start reached it.
+                // An actor that found no call was just ending; a new one opens it.
                 Ok(Err(Refusal::NoSuchCall(_))) => {}
                 Ok(Err(refusal)) => return Err(refusal),
                 Err(_) => return Err(Refusal::NotDurable),
             }
         }
-        Err(Refusal::NotDurable)
     }
 
     /// Does something to an open call; returns the draft's id where there is one.
@@ -95,16 +88,9 @@ impl Calls {
     /// # Errors
     /// When there is no such call or draft, the call is over, or the log fails.
     pub async fn act(&self, key: &CallKey, action: Action) -> Result<Option<String>, Refusal> {
-        for _ in 0..TRIES {
-            let mailbox = self.mailbox(key)?;
-            let (reply, answer) = oneshot::channel();
-            let action = Box::new(action.clone());
-            if mailbox.send(Message::Act { action, reply }).await.is_err() {
-                continue;
-            }
-            return answer.await.map_err(|_| Refusal::NotDurable)?;
-        }
-        Err(Refusal::NotDurable)
+        let (reply, answer) = oneshot::channel();
+        self.deliver(key, Message::Act { action: Box::new(action), reply }).await?;
+        answer.await.map_err(|_| Refusal::NotDurable)?
     }
 
     /// Gives the senders of the calls that the last server left open their time to come back, then
@@ -127,9 +113,9 @@ impl Calls {
                 () = tokio::time::sleep(patience) => {}
             }
             for key in keys {
-                let Ok(mailbox) = calls.mailbox(&key) else { return };
-                // An actor that just ended has closed its call by itself.
-                let _ = mailbox.send(Message::CloseIfLost).await;
+                if calls.deliver(&key, Message::CloseIfLost).await.is_err() {
+                    return;
+                }
             }
         });
         Ok(())
@@ -147,19 +133,38 @@ impl Calls {
         self.shared.stopping.closed().await;
     }
 
-    /// Returns the mailbox of the call's actor, which is started if there is none.
-    fn mailbox(&self, key: &CallKey) -> Result<mpsc::Sender<Message>, Refusal> {
+    /// Puts a message into the mailbox of the call's actor, and starts one if there is none.
+    ///
+    /// A new actor finds the message when it starts: it could otherwise look for its call, end for
+    /// want of one and close the mailbox before the message is in.
+    async fn deliver(&self, key: &CallKey, mut message: Message) -> Result<mpsc::Sender<Message>, Refusal> {
+        loop {
+            let known = self.mailboxes().get(key).cloned();
+            if let Some(mailbox) = known {
+                match mailbox.send(message).await {
+                    Ok(()) => return Ok(mailbox),
+                    Err(mpsc::error::SendError(returned)) => message = returned,
+                }
+            }
+            match self.start(key, message)? {
+                Started::New(mailbox) => return Ok(mailbox),
+                Started::Already(returned) => message = returned,
+            }
+        }
+    }
+
+    /// Starts an actor with its first message, unless somebody else just did.
+    fn start(&self, key: &CallKey, first: Message) -> Result<Started, Refusal> {
         let mut mailboxes = self.mailboxes();
-        if let Some(mailbox) = mailboxes.get(key)
-            && !mailbox.is_closed()
-        {
-            return Ok(mailbox.clone());
+        if mailboxes.get(key).is_some_and(|mailbox| !mailbox.is_closed()) {
+            return Ok(Started::Already(first));
         }
         let stopping = self.stopping();
         if *stopping.borrow() {
             return Err(Refusal::Stopping);
         }
         let (sender, mailbox) = mpsc::channel(MAILBOX);
+        sender.try_send(first).expect("a new mailbox has room");
         mailboxes.insert(key.clone(), sender.clone());
         let calls = self.clone();
         let key = key.clone();
@@ -169,7 +174,7 @@ impl Calls {
             Actor::new(key.clone(), parts, terms, mailbox).run(stopping).await;
             calls.forget(&key);
         });
-        Ok(sender)
+        Ok(Started::New(sender))
     }
 
     /// Removes the mailbox of an actor that ended, unless a new one took its place.
@@ -184,6 +189,13 @@ impl Calls {
         // The map stays whole even if a holder panicked: every change is one call.
         self.shared.mailboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What became of starting an actor.
+enum Started {
+    New(mpsc::Sender<Message>),
+    /// There is one; the message comes back.
+    Already(Message),
 }
 
 /// A sender's way into its call. Dropping it starts the call's waiting for the sender's return.
