@@ -17,7 +17,7 @@ use chatdlm::engine::sequence::Generate;
 use chatdlm::engine::sequence::Sequence;
 use chatdlm::engine::tokenizer::Tokenizer;
 use chatdlm::engine::train::objective::Example;
-use chatdlm::engine::train::optimizer::AdamWConfig;
+use chatdlm::engine::train::optimizer::OptimizerConfig;
 use chatdlm::engine::train::optimizer::Schedule;
 use chatdlm::engine::train::trainer;
 use chatdlm::engine::train::trainer::TrainOptions;
@@ -50,7 +50,7 @@ fn options(out: &Path, steps: u64) -> TrainOptions {
         out: out.to_owned(),
         batch_tokens: 256,
         schedule: Schedule { warm_up: 5, decay: 1, steps },
-        optimizer: AdamWConfig { learning_rate: 5e-3, ..AdamWConfig::default() },
+        optimizer: OptimizerConfig { learning_rate: 5e-3, ..OptimizerConfig::default() },
         checkpoint_every: 10,
         log_every: 10,
         seed: 3,

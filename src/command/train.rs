@@ -20,7 +20,7 @@ use crate::engine::config::Drafting;
 use crate::engine::config::ModelConfig;
 use crate::engine::tokenizer::Tokenizer;
 use crate::engine::train::objective::Example;
-use crate::engine::train::optimizer::AdamWConfig;
+use crate::engine::train::optimizer::OptimizerConfig;
 use crate::engine::train::optimizer::Schedule;
 use crate::engine::train::trainer;
 use crate::engine::train::trainer::TrainOptions;
@@ -134,7 +134,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         out: args.out.clone(),
         batch_tokens: args.batch_tokens,
         schedule: Schedule { warm_up: args.warm_up, decay: args.decay, steps: args.steps },
-        optimizer: AdamWConfig { learning_rate: args.learning_rate, ..AdamWConfig::default() },
+        optimizer: OptimizerConfig { learning_rate: args.learning_rate, ..OptimizerConfig::default() },
         checkpoint_every: args.checkpoint_every,
         log_every: args.log_every,
         seed: args.seed,

@@ -22,7 +22,7 @@ use serde::Serialize;
 use crate::engine::config::ModelConfig;
 use crate::engine::train::layout::Layout;
 use crate::engine::train::network::Network;
-use crate::engine::train::optimizer::AdamW;
+use crate::engine::train::optimizer::Optimizer;
 use crate::engine::weights::Weights;
 
 /// The largest shard, in bytes.
@@ -51,7 +51,7 @@ pub struct State {
 ///
 /// # Errors
 /// When the disk is full or the folder cannot be written.
-pub fn write_state(folder: &Path, state: &State, network: &Network, optimizer: &AdamW) -> io::Result<()> {
+pub fn write_state(folder: &Path, state: &State, network: &Network, optimizer: &Optimizer) -> io::Result<()> {
     let (new, current, old) = (folder.join("train.new"), folder.join("train"), folder.join("train.old"));
     if new.exists() {
         fs::remove_dir_all(&new)?;
@@ -78,7 +78,11 @@ pub fn write_state(folder: &Path, state: &State, network: &Network, optimizer: &
 ///
 /// # Errors
 /// When the state is damaged or belongs to another shape.
-pub fn read_state(folder: &Path, network: &mut Network, optimizer: &mut AdamW) -> io::Result<Option<State>> {
+pub fn read_state(
+    folder: &Path,
+    network: &mut Network,
+    optimizer: &mut Optimizer,
+) -> io::Result<Option<State>> {
     let mut at = folder.join("train");
     if !at.exists() {
         // A crash between the two renames leaves only the older state.

@@ -1,7 +1,7 @@
-//! Training from scratch on a CPU: block-diffusion objective, gradients by hand, AdamW.
+//! Training from scratch on a CPU: block-diffusion objective, gradients by hand, Muon and AdamW.
 //!
 //! Reading order: [`objective`] (what is masked), [`network`] (forward and backward) with
-//! [`attention`], [`experts`] and [`loss`], [`optimizer`], [`checkpoint`], [`trainer`].
+//! [`attention`], [`experts`] and [`loss`], [`optimizer`] with `muon`, [`checkpoint`], [`trainer`].
 
 pub mod attention;
 pub mod batch;
@@ -10,6 +10,7 @@ pub mod experts;
 mod layer;
 pub mod layout;
 pub mod loss;
+mod muon;
 pub mod network;
 pub mod objective;
 pub mod optimizer;

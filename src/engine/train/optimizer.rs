@@ -1,50 +1,80 @@
-//! AdamW with gradient clipping over one flat array (arXiv 1711.05101), and its learning-rate schedule.
+//! Muon for matrices, AdamW for the rest (arXiv 2502.16982, 1711.05101), and the learning-rate schedule.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::engine::ops::simd::multiversion;
+use crate::engine::train::muon::orthogonalise;
 
 /// The optimizer's constants.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamWConfig {
+pub struct OptimizerConfig {
     /// The highest learning rate.
     pub learning_rate: f32,
-    /// Decay of the first moment.
+    /// Decay of the first moment of vectors and tables.
     pub beta1: f32,
-    /// Decay of the second moment.
+    /// Decay of their second moment.
     pub beta2: f32,
-    /// Weight decay of matrices.
+    /// Decay of the momentum of matrices.
+    pub momentum: f32,
+    /// Weight decay of matrices and tables.
     pub weight_decay: f32,
     /// The largest norm of a gradient.
     pub clip: f32,
 }
 
-impl Default for AdamWConfig {
+impl Default for OptimizerConfig {
     fn default() -> Self {
-        AdamWConfig { learning_rate: 2e-3, beta1: 0.9, beta2: 0.95, weight_decay: 0.1, clip: 1.0 }
+        OptimizerConfig {
+            learning_rate: 2e-3,
+            beta1: 0.9,
+            beta2: 0.95,
+            momentum: 0.95,
+            weight_decay: 0.1,
+            clip: 1.0,
+        }
     }
 }
 
-/// The moments of every parameter.
+/// How a tensor moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// AdamW without decay: norms and other vectors.
+    Vector,
+    /// AdamW with decay: embeddings and routers, whose rows are met one by one.
+    Table,
+    /// Muon: every other matrix.
+    Matrix {
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        columns: usize,
+    },
+}
+
+/// The moments of every parameter, and how each moves.
 #[derive(Debug, Clone)]
-pub struct AdamW {
-    config: AdamWConfig,
+pub struct Optimizer {
+    config: OptimizerConfig,
     /// First moments.
     pub first: Vec<f32>,
-    /// Second moments.
+    /// Second moments; those of matrices stay 0.
     pub second: Vec<f32>,
-    decayed: Vec<Range<usize>>,
+    /// Every tensor in the order in which it lies.
+    tensors: Vec<(Range<usize>, Rule)>,
 }
 
 /// Numbers handled at once, small enough to stay in a core's cache.
 const PIECE: usize = 1 << 16;
+/// The root mean square of a Muon step at learning rate 1, which is AdamW's too (arXiv 2502.16982).
+const MATRIX_STEP: f32 = 0.2;
 
-impl AdamW {
-    /// Makes moments for `len` parameters, of which those in `decayed` (ascending ranges) decay.
-    pub fn new(config: AdamWConfig, len: usize, decayed: Vec<Range<usize>>) -> AdamW {
-        AdamW { config, first: vec![0.0; len], second: vec![0.0; len], decayed }
+impl Optimizer {
+    /// Makes moments for tensors that lie one behind the other from 0.
+    pub fn new(config: OptimizerConfig, tensors: Vec<(Range<usize>, Rule)>) -> Optimizer {
+        let len = tensors.last().map_or(0, |(range, _)| range.end);
+        Optimizer { config, first: vec![0.0; len], second: vec![0.0; len], tensors }
     }
 
     /// Moves the parameters against their gradients, which are cleared; returns the gradient's norm before clipping.
@@ -66,18 +96,63 @@ impl AdamW {
             rate: c.learning_rate * rate / (1.0 - c.beta1.powi(exponent)),
             root: 1.0 / (1.0 - c.beta2.powi(exponent)),
         };
-        let decay = c.learning_rate * rate * c.weight_decay;
-        for range in &self.decayed {
-            parameters[range.clone()]
-                .par_chunks_mut(PIECE)
-                .for_each(|p| p.iter_mut().for_each(|p| *p -= decay * *p));
-        }
-        parameters
-            .par_chunks_mut(PIECE)
-            .zip(gradients.par_chunks_mut(PIECE))
-            .zip(self.first.par_chunks_mut(PIECE).zip(self.second.par_chunks_mut(PIECE)))
-            .for_each(|((p, g), (m, v))| move_piece(p, g, m, v, update));
+        let rate = c.learning_rate * rate;
+        let kept = 1.0 - rate * c.weight_decay;
+        let ranges = || self.tensors.iter().map(|(range, _)| range.len());
+        let all = split(parameters, ranges())
+            .into_par_iter()
+            .zip(split(gradients, ranges()))
+            .zip(split(&mut self.first, ranges()))
+            .zip(split(&mut self.second, ranges()))
+            .zip(&self.tensors);
+        all.for_each(|((((p, g), m), v), (_, rule))| {
+            if *rule != Rule::Vector {
+                p.iter_mut().for_each(|p| *p *= kept);
+            }
+            match *rule {
+                Rule::Matrix { rows, columns } => {
+                    move_matrix(p, g, m, (rows, columns), c.momentum, rate);
+                }
+                Rule::Vector | Rule::Table => p
+                    .par_chunks_mut(PIECE)
+                    .zip(g.par_chunks_mut(PIECE))
+                    .zip(m.par_chunks_mut(PIECE).zip(v.par_chunks_mut(PIECE)))
+                    .for_each(|((p, g), (m, v))| move_piece(p, g, m, v, update)),
+            }
+        });
         norm
+    }
+}
+
+/// Splits numbers into parts of the given lengths.
+fn split(mut data: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec<&mut [f32]> {
+    let mut parts = Vec::new();
+    for length in lengths {
+        let (part, rest) = data.split_at_mut(length);
+        parts.push(part);
+        data = rest;
+    }
+    parts
+}
+
+/// Muon with Nesterov momentum; the size of the gradient does not matter, so it needs no clipping.
+fn move_matrix(
+    p: &mut [f32],
+    g: &mut [f32],
+    m: &mut [f32],
+    (rows, columns): (usize, usize),
+    momentum: f32,
+    rate: f32,
+) {
+    for (g, m) in g.iter_mut().zip(m) {
+        *m = momentum * *m + (1.0 - momentum) * *g;
+        *g = momentum * *m + (1.0 - momentum) * *g;
+    }
+    orthogonalise(g, rows, columns);
+    let rate = rate * MATRIX_STEP * (rows.max(columns) as f32).sqrt();
+    for (p, g) in p.iter_mut().zip(g) {
+        *p -= rate * *g;
+        *g = 0.0;
     }
 }
 
@@ -137,15 +212,18 @@ mod tests {
     }
 
     #[test]
-    fn a_quadratic_is_minimised() {
-        let config = AdamWConfig { learning_rate: 0.05, weight_decay: 0.0, ..AdamWConfig::default() };
-        let mut optimizer = AdamW::new(config, 2, vec![]);
-        let mut p = vec![3.0, -2.0];
-        for step in 1..=500 {
-            let mut g = vec![2.0 * (p[0] - 1.0), 8.0 * (p[1] + 0.5)];
-            optimizer.step(&mut p, &mut g, step, 1.0);
-            assert_eq!(g, [0.0, 0.0]);
+    fn quadratics_are_minimised_by_either_rule() {
+        let config = OptimizerConfig { learning_rate: 0.05, weight_decay: 0.0, ..OptimizerConfig::default() };
+        for rule in [Rule::Vector, Rule::Matrix { rows: 1, columns: 2 }] {
+            let mut optimizer = Optimizer::new(config, vec![(0..2, rule)]);
+            let mut p = vec![3.0, -2.0];
+            for step in 1..=2000 {
+                let mut g = vec![2.0 * (p[0] - 1.0), 8.0 * (p[1] + 0.5)];
+                let rate = 1.0 - step as f32 / 2001.0;
+                optimizer.step(&mut p, &mut g, step, rate);
+                assert_eq!(g, [0.0, 0.0]);
+            }
+            assert!((p[0] - 1.0).abs() < 0.02 && (p[1] + 0.5).abs() < 0.02, "{rule:?}: {p:?}");
         }
-        assert!((p[0] - 1.0).abs() < 0.02 && (p[1] + 0.5).abs() < 0.02, "{p:?}");
     }
 }

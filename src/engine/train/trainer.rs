@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -17,13 +16,15 @@ use crate::engine::config::ModelConfig;
 use crate::engine::train::checkpoint;
 use crate::engine::train::checkpoint::State;
 use crate::engine::train::layout::Layout;
+use crate::engine::train::layout::Tensor;
 use crate::engine::train::loss::Loss;
 use crate::engine::train::network::Network;
 use crate::engine::train::objective;
 use crate::engine::train::objective::Example;
 use crate::engine::train::objective::Noising;
-use crate::engine::train::optimizer::AdamW;
-use crate::engine::train::optimizer::AdamWConfig;
+use crate::engine::train::optimizer::Optimizer;
+use crate::engine::train::optimizer::OptimizerConfig;
+use crate::engine::train::optimizer::Rule;
 use crate::engine::train::optimizer::Schedule;
 
 /// Tokens of one forward and backward pass; a step sums several.
@@ -42,7 +43,7 @@ pub struct TrainOptions {
     /// Warm-up, plateau and decay.
     pub schedule: Schedule,
     /// The optimizer's constants.
-    pub optimizer: AdamWConfig,
+    pub optimizer: OptimizerConfig,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
     /// Steps between lines of the log.
@@ -121,9 +122,9 @@ pub fn train(
     let layout = Layout::new(&config).map_err(TrainError::Config)?;
     let parameters = initial(&config, &layout, options.seed);
     let bias = vec![vec![0.0; config.num_experts]; config.num_hidden_layers];
-    let decayed = matrices(&layout);
+    let tensors = layout.tensors.iter().map(|tensor| (tensor.range.clone(), rule(tensor))).collect();
     let mut network = Network::new(config, parameters, bias).map_err(TrainError::Config)?;
-    let mut optimizer = AdamW::new(options.optimizer, network.parameters.len(), decayed);
+    let mut optimizer = Optimizer::new(options.optimizer, tensors);
     let mut state = match checkpoint::read_state(&options.out, &mut network, &mut optimizer).map_err(io)? {
         Some(state) if state.examples != examples.len() => {
             return Err(TrainError::OtherData { before: state.examples, now: examples.len() });
@@ -242,8 +243,16 @@ fn normal(rng: &mut StdRng) -> f32 {
     radius * (std::f32::consts::TAU * rng.random::<f32>()).cos()
 }
 
-fn matrices(layout: &Layout) -> Vec<Range<usize>> {
-    layout.tensors.iter().filter(|t| t.shape.len() > 1).map(|t| t.range.clone()).collect()
+fn rule(tensor: &Tensor) -> Rule {
+    match tensor.shape[..] {
+        [rows, columns]
+            if !tensor.name.contains("embeddings") && !tensor.name.ends_with("mlp.gate.weight") =>
+        {
+            Rule::Matrix { rows, columns }
+        }
+        [_, _] => Rule::Table,
+        _ => Rule::Vector,
+    }
 }
 
 fn shuffled(count: usize, seed: u64, epoch: u64) -> Vec<u32> {
