@@ -19,7 +19,9 @@ use crate::corpus::tasks::Document;
 use crate::engine::config::Drafting;
 use crate::engine::config::ModelConfig;
 use crate::engine::tokenizer::Tokenizer;
+use crate::engine::train::objective;
 use crate::engine::train::objective::Example;
+use crate::engine::train::objective::Label;
 use crate::engine::train::optimizer::OptimizerConfig;
 use crate::engine::train::optimizer::Schedule;
 use crate::engine::train::trainer;
@@ -198,7 +200,9 @@ fn tokenizer(args: &Args, documents: &[Document]) -> anyhow::Result<Tokenizer> {
 fn encode(documents: &[Document], tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Vec<Example>> {
     let encoded: Result<Vec<Example>, _> =
         documents.par_iter().map(|d| example(&d.pieces, tokenizer, context)).collect();
-    Ok(encoded?)
+    let mut examples = encoded?;
+    objective::balance_labels(&mut examples);
+    Ok(examples)
 }
 
 /// Encodes pieces; of a document that is too long the first tokens go, for the end holds what is asked.
@@ -213,7 +217,7 @@ fn example(
             Piece::Text(text) => tokenizer.encode(text, &mut example.tokens)?,
             Piece::Control(control) => {
                 if matches!(control, Control::Label(_)) {
-                    example.labels.push(example.tokens.len());
+                    example.labels.push(Label { position: example.tokens.len(), weight: 1.0 });
                 }
                 example.tokens.push(tokenizer.control(control.token())?);
             }
@@ -221,7 +225,10 @@ fn example(
     }
     let over = example.tokens.len().saturating_sub(context);
     example.tokens.drain(..over);
-    example.labels = example.labels.iter().filter_map(|l| l.checked_sub(over)).collect();
+    example.labels.retain(|label| label.position >= over);
+    for label in &mut example.labels {
+        label.position -= over;
+    }
     Ok(example)
 }
 

@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use super::*;
 use crate::engine::train::objective;
 use crate::engine::train::objective::Example;
+use crate::engine::train::objective::Label;
 use crate::engine::train::objective::Noising;
 
 fn tiny() -> ModelConfig {
@@ -33,7 +34,7 @@ fn network(seed: u64) -> Network {
 fn batch() -> Batch {
     let examples = [
         Example { tokens: (3..14).collect(), labels: vec![] },
-        Example { tokens: (9..15).collect(), labels: vec![4] },
+        Example { tokens: (9..15).collect(), labels: vec![Label { position: 4, weight: 1.0 }] },
     ];
     let noising = Noising { mask: 0, pad: 2, block: 4 };
     objective::noise(&examples.iter().collect::<Vec<_>>(), noising, &mut StdRng::seed_from_u64(5))
