@@ -18,6 +18,7 @@ use crate::corpus::tasks;
 use crate::corpus::tasks::Document;
 use crate::engine::config::Drafting;
 use crate::engine::config::ModelConfig;
+use crate::engine::ops::matmul::Precision;
 use crate::engine::tokenizer::Tokenizer;
 use crate::engine::train::objective;
 use crate::engine::train::objective::Example;
@@ -92,6 +93,9 @@ pub struct Args {
     /// Steps between lines of the log.
     #[arg(long, default_value_t = 25)]
     log_every: u64,
+    /// How the factors of products are rounded; sums, norms and the router are in f32 always.
+    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
+    precision: Precision,
     /// Threads; 0 for one a core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -136,7 +140,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         out: args.out.clone(),
         batch_tokens: args.batch_tokens,
         schedule: Schedule { warm_up: args.warm_up, decay: args.decay, steps: args.steps },
-        optimizer: OptimizerConfig { learning_rate: args.learning_rate, ..OptimizerConfig::default() },
+        optimizer: OptimizerConfig {
+            learning_rate: args.learning_rate,
+            precision: args.precision,
+            ..OptimizerConfig::default()
+        },
         checkpoint_every: args.checkpoint_every,
         log_every: args.log_every,
         seed: args.seed,

@@ -78,3 +78,14 @@ fn later_blocks_do_not_change_earlier_ones() {
     batch.noised[6] = 20;
     assert_eq!(network.evaluate(&batch), before);
 }
+
+#[test]
+fn gradients_of_rounded_products_are_near_the_exact_ones() {
+    let (mut exact, mut rounded, batch) = (network(3), network(3), batch());
+    rounded.precision = Precision::Bf16;
+    let (a, b) = (exact.accumulate(&batch, 1.0), rounded.accumulate(&batch, 1.0));
+    assert!((a.weighted - b.weighted).abs() < 0.01 * a.weighted, "{a:?} and {b:?}");
+    let distance: f32 = exact.gradients.iter().zip(&rounded.gradients).map(|(a, b)| (a - b) * (a - b)).sum();
+    let size: f32 = exact.gradients.iter().map(|a| a * a).sum();
+    assert!(distance < 1e-3 * size, "{distance} of {size}");
+}
