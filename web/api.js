@@ -23,11 +23,22 @@ export function v1(...pieces) {
  * @param {string} method @param {string} path @param {any} [body] @param {AbortSignal} [signal]
  */
 export async function request(method, path, body, signal) {
+  return (await exchange(method, path, { body, signal })).value;
+}
+
+/**
+ * Sends a request and returns the answer's JSON with its version tag.
+ * @param {string} method @param {string} path
+ * @param {{body?: any, signal?: AbortSignal, ifMatch?: string|null}} [how] `ifMatch` is the version that a change was made to
+ * @returns {Promise<{value: any, etag: string|null}>}
+ */
+export async function exchange(method, path, { body, signal, ifMatch } = {}) {
   const options = { method, signal, headers: { accept: 'application/json' }, credentials: 'same-origin' };
   if (body !== undefined) {
     options.headers['content-type'] = 'application/json';
     options.body = JSON.stringify(body);
   }
+  if (ifMatch) options.headers['if-match'] = ifMatch;
   let answer;
   try {
     answer = await fetch(path, options);
@@ -36,7 +47,7 @@ export async function request(method, path, body, signal) {
     throw new ApiError(0, 'offline', 'The server does not answer. Check that it runs, then try again.', null);
   }
   const text = await answer.text();
-  if (answer.ok) return text ? parse(text) : null;
+  if (answer.ok) return { value: text ? parse(text) : null, etag: answer.headers.get('etag') };
   if (answer.status === 401 && path !== '/v1/session') session.value = null;
   throw errorOf(answer.status, text, answer.headers.get('x-request-id'));
 }
