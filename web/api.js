@@ -1,5 +1,6 @@
 // Requests to the server, and its errors as values that a person can read.
 
+import { sentence } from './text.js';
 import { session } from './session.js';
 
 /** An answer that was not a success. */
@@ -69,12 +70,6 @@ export function listOf(answer, ...names) {
   if (Array.isArray(answer)) return answer;
   for (const name of names) if (Array.isArray(answer?.[name])) return answer[name];
   return [];
-}
-
-/** Server messages are lower case without a full stop; on a page they are sentences. @param {string} message */
-function sentence(message) {
-  const text = message.charAt(0).toUpperCase() + message.slice(1);
-  return /[.!?…]$/.test(text) ? text : `${text}.`;
 }
 
 function parse(text) {

@@ -65,10 +65,12 @@ function Play({ call, base, onBase, onAgain }) {
     return player.end;
   }, [player]);
   // The call is there to be watched once the ingest has started it.
-  const isStarted = state.status !== 'connecting';
+  const hasStarted = useRef(false);
+  hasStarted.current ||= state.status === 'live';
+  const isStarted = hasStarted.current;
   useEffect(() => {
     if (!isStarted) return undefined;
-    const watched = watchCall(call);
+    const watched = watchCall(call, player.started);
     setLive(watched);
     return watched.stop;
   }, [call, isStarted]);
@@ -87,7 +89,8 @@ function Play({ call, base, onBase, onAgain }) {
     type(prompt);
     input.current?.focus();
   };
-  const isOver = state.status === 'ended' || live?.call.value.closed;
+  const isOver = ['ended', 'stopped'].includes(state.status) || live?.call.value.closed;
+  const isRefused = state.status === 'stopped' && !live;
   const onUse = useMemo(() => (used) => player.say('agent', used), [player]);
   const prompts = [['ask something', QUESTIONS[base] ?? ANY_QUESTION], ...PROMPTS];
   return html`<main id="main" tabindex="-1" class="try">
@@ -98,8 +101,8 @@ function Play({ call, base, onBase, onAgain }) {
           ${Object.entries(titles.value).map(([id, title]) => html`<option key=${id} value=${id}>${title}</option>`)}</select></label></header>
       <${Chat} call=${live?.call.value} />
       ${state.error && html`<p class="problem" role="alert">${state.error}</p>`}
-      ${state.status === 'lost' && html`<p class="problem" role="status">Connection lost, coming back …</p>`}
-      ${isOver ? html`<div class="row"><button class="primary" onClick=${onAgain}>Call again</button></div>` : html`
+      ${state.status === 'lost' && html`<p class="problem" role="status">${isStarted ? 'Connection lost' : 'The server does not answer'}, trying again …</p>`}
+      ${isOver ? html`<div class="row"><button class="primary" onClick=${onAgain} ref=${state.status === 'stopped' ? (button) => button?.focus() : null}>Start a new call</button></div>` : html`
         <form class="composer" onSubmit=${say}>
           <textarea ref=${input} id="customer-says" rows="2" value=${text} aria-label="What the customer says" placeholder="Say something …" onInput=${(event) => type(event.target.value)}
             onKeyDown=${(event) => { if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) say(event); }}></textarea>
@@ -109,8 +112,8 @@ function Play({ call, base, onBase, onAgain }) {
         <div class="prompts"><span class="faint">Try to</span>${prompts.map(([title, prompt]) => html`<button key=${title} class="small" onClick=${() => choose(prompt)}>${title}</button>`)}</div>`}
     </section>
     <section class="agent-side" aria-label="What the agent sees">
-      <header class="caption-row"><h2 class="caption">What the agent sees</h2><a class="small" href=${`/calls/${encodeURIComponent(call)}`} target="_blank" rel="noopener">open in a tab of its own ↗</a></header>
-      ${live ? html`<${CallPanel} live=${live} isReadOnly=${false} onUse=${onUse} />` : html`<p class="faint pad" role="status">Connecting …</p>`}
+      <header class="caption-row"><h2 class="caption">What the agent sees</h2>${!isRefused && html`<a class="small" href=${`/calls/${encodeURIComponent(call)}`} target="_blank" rel="noopener">open in a tab of its own ↗</a>`}</header>
+      ${live ? html`<${CallPanel} live=${live} isReadOnly=${false} onUse=${onUse} />` : isRefused ? html`<p class="faint pad">The call did not begin.</p>` : html`<p class="faint pad" role="status">Connecting …</p>`}
     </section>
   </main>`;
 }
