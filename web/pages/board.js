@@ -114,9 +114,9 @@ function Strip({ state, all, link }) {
     <${Figure} value=${all.length} words=${all.length === 1 ? 'open call' : 'open calls'} />
     <${Figure} value=${upset} words="frustrated or angry" tone=${upset > 0 ? 'warn' : ''} />
     <${Figure} value=${flagged} words="flagged by agents" tone=${flagged > 0 ? 'warn' : ''} />
-    <${Figure} value=${alerts} words="alerts in two minutes" tone=${alerts > 0 ? 'bad' : ''} />
-    <${Figure} value=${lag === null ? '–' : `${Math.round(lag)} ms`} words="lag, 95th percentile" />
-    <${Figure} value=${node?.engine?.waiting ?? '–'} words="waiting for the model" title=${queueTitle(node)} tone=${node?.engine?.waiting > node?.engine?.running ? 'warn' : ''} />
+    <${Figure} value=${alerts} words="alerts in 2 minutes" tone=${alerts > 0 ? 'bad' : ''} />
+    <${Figure} value=${lag === null ? '–' : `${Math.round(lag)} ms`} words="p95 lag" title="95 of 100 events came faster" />
+    <${Figure} value=${node?.engine?.waiting ?? '–'} words="model queue" title=${queueTitle(node)} tone=${node?.engine?.waiting > node?.engine?.running ? 'warn' : ''} />
     ${health && html`<${Figure} value=${health.isWell ? 'ready' : 'degraded'} words=${health.word} tone=${health.isWell ? '' : 'warn'} />`}
     <p class="strip-link" role="status">${link.status === 'live' ? html`<span class="link-state live">● live</span>`
       : link.status === 'lost' ? html`<span class="link-state lost">○ lost, coming back <span class="number">${Math.round((now.value - link.since) / 1000)} s</span></span>`

@@ -5,6 +5,7 @@ import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 
 import { html } from '../html.js';
 import { CallPanel } from '../parts/call_panel.js';
+import { Empty } from '../parts/failure.js';
 import { Redacted } from '../parts/transcript.js';
 import { loadTitles, titles } from '../bases.js';
 import { session } from '../session.js';
@@ -99,8 +100,8 @@ function Play({ call, base, onBase, onAgain }) {
         <p class="faint">Type; the assistant listens as you do. <kbd>Enter</kbd> says it.</p>
         <label class="whom"><span>You are calling</span><select value=${base} onChange=${(event) => onBase(event.target.value)}>
           ${Object.entries(titles.value).map(([id, title]) => html`<option key=${id} value=${id}>${title}</option>`)}</select></label></header>
-      <${Chat} call=${live?.call.value} />
-      ${state.error && html`<p class="problem" role="alert">${state.error}</p>`}
+      <${Chat} call=${live?.call.value} isOver=${isOver} />
+      ${state.error && html`<p class="problem" role="alert">${state.status === 'stopped' && html`<strong>${live ? 'The call cannot go on.' : 'The call was refused.'}</strong> `}${state.error}</p>`}
       ${state.status === 'lost' && html`<p class="problem" role="status">${isStarted ? 'Connection lost' : 'The server does not answer'}, trying again …</p>`}
       ${isOver ? html`<div class="row"><button class="primary" onClick=${onAgain} ref=${state.status === 'stopped' ? (button) => button?.focus() : null}>Start a new call</button></div>` : html`
         <form class="composer" onSubmit=${say}>
@@ -113,18 +114,18 @@ function Play({ call, base, onBase, onAgain }) {
     </section>
     <section class="agent-side" aria-label="What the agent sees">
       <header class="caption-row"><h2 class="caption">What the agent sees</h2>${!isRefused && html`<a class="small" href=${`/calls/${encodeURIComponent(call)}`} target="_blank" rel="noopener">open in a tab of its own ↗</a>`}</header>
-      ${live ? html`<${CallPanel} live=${live} isReadOnly=${false} onUse=${onUse} />` : isRefused ? html`<p class="faint pad">The call did not begin.</p>` : html`<p class="faint pad" role="status">Connecting …</p>`}
+      ${live ? html`<${CallPanel} live=${live} isReadOnly=${false} onUse=${onUse} />` : isRefused ? html`<${Empty} title="The call did not begin"><p>What the agent sees appears here once a call is there.</p><//>` : html`<p class="faint pad" role="status">Connecting …</p>`}
     </section>
   </main>`;
 }
 
 /** The customer's own view: what was said, nothing of the assistant. */
-function Chat({ call }) {
+function Chat({ call, isOver }) {
   const end = useRef(null);
   const said = (call?.segments ?? []).filter((segment) => segment.final);
   useEffect(() => { end.current?.scrollTo(0, end.current.scrollHeight); }, [said.length]);
   return html`<ol class="chat" ref=${end} aria-label="The conversation" aria-live="polite">
     ${said.map((segment) => html`<li key=${segment.id} class=${segment.speaker}><span class="visually-hidden">${segment.speaker}: </span><${Redacted} text=${segment.text} /></li>`)}
-    ${said.length === 0 && html`<li class="faint hint">Nobody has spoken yet. Type below, or take one of the proposals.</li>`}
+    ${said.length === 0 && !isOver && html`<li class="faint hint">Nobody has spoken yet. Type below, or take one of the proposals.</li>`}
   </ol>`;
 }

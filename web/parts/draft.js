@@ -22,7 +22,7 @@ export function DraftCard({ call, draft, panel, isReadOnly, hands }) {
   const mute = call.closed ? null : whyNoDrafts(assistant.value);
   return html`<section class=${`draft ${draft?.state ?? 'none'} ${isCurrent ? 'current' : ''}`} aria-label="Draft">
     <header class="caption-row">
-      <h2 class="caption">Draft <${State} draft=${draft} rewriting=${panel.rewriting} /></h2>
+      <h2 class="caption">Draft ${mute && !draft?.text ? html`<span class="badge">off</span>` : html`<${State} draft=${draft} rewriting=${panel.rewriting} />`}</h2>
       ${!isReadOnly && !call.closed && !mute && html`<div class="tools">
         <button class="quiet small" onClick=${hands.again} title="Write it again">again <kbd>R</kbd></button>
         ${draft?.state === 'done' && panel.edited === null && html`
