@@ -54,9 +54,9 @@ export function SignIn() {
   return html`<main id="main" tabindex="-1" class="sign-in">
     <form onSubmit=${enter}>
       <h1 class="brand"><${Mark} />ChatDLM</h1>
-      ${usedLink.value ? html`<p class="notice" role="alert">This sign-in link was used already or has expired. Ask for a new one, or sign in with your password.</p>`
+      ${usedLink.value ? html`<p class="notice" role="alert" id="link-used">This sign-in link was used already or has expired. Ask for a new one, or sign in with your password.</p>`
         : html`<p class="faint">Listens to a call, finds what answers it, drafts what to say.</p>`}
-      <label>Name<input name="name" value=${name} onInput=${(event) => setName(event.target.value)} autocomplete="username" autocapitalize="none" spellcheck="false" required autofocus /></label>
+      <label>Name<input name="name" value=${name} onInput=${(event) => setName(event.target.value)} autocomplete="username" autocapitalize="none" spellcheck="false" required autofocus aria-describedby=${usedLink.value ? 'link-used' : undefined} /></label>
       <label>Password<input name="password" type="password" value=${password} onInput=${(event) => setPassword(event.target.value)} autocomplete="current-password" required /></label>
       <details class="elsewhere" open=${isElsewhere}><summary>Other organisation…</summary>
         <label><span>Organisation <span class="faint">(empty: the one that this server is for)</span></span>

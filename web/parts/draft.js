@@ -5,7 +5,7 @@ import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 
 import { html } from '../html.js';
 import { assistant, whyNoDrafts } from '../session.js';
-import { draftPieces, spanOf } from '../state/pieces.js';
+import { draftPieces, quotesKept, spanOf } from '../state/pieces.js';
 import { plural } from '../text.js';
 
 /**
@@ -81,9 +81,9 @@ function DraftText({ draft, panel, call, hands }) {
   }
   const hidden = panel.rewriting?.id === draft.id && draft.state === 'done' && panel.rewriting.text === draft.text
     ? panel.rewriting.spans : [];
-  // Of a draft that was edited, what was said counts; where its quotes stand nobody knows.
+  // Of a draft that was edited, what was said counts.
   const isEdited = draft.verdict === 'edited' && draft.used_text;
-  const pieces = isEdited ? draftPieces(draft.used_text)
+  const pieces = isEdited ? draftPieces(draft.used_text, '', quotesKept(draft.text, draft.quotes, draft.used_text))
     : draftPieces(draft.text, draft.tentative_text ?? '', draft.quotes, hidden, draft.original?.text);
   const isWriting = draft.state === 'writing';
 

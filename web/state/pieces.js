@@ -59,6 +59,23 @@ export function draftPieces(text, tentative = '', quotes = [], hidden = [], orig
   return pieces;
 }
 
+/**
+ * Returns the quotes that an edited text still has, word for word, where it has them.
+ * @param {string} text @param {[number, number][]} quotes @param {string} edited @returns {[number, number][]}
+ */
+export function quotesKept(text, quotes, edited) {
+  const scalars = Array.from(text);
+  const kept = [];
+  for (const [start, end] of quotes) {
+    const quote = scalars.slice(start, end).join('');
+    const at = edited.indexOf(quote);
+    if (at < 0 || quote === '') continue;
+    const from = Array.from(edited.slice(0, at)).length;
+    kept.push(/** @type {[number, number]} */ ([from, from + end - start]));
+  }
+  return kept;
+}
+
 /** Returns how many scalars two texts have in common at their ends. */
 function sameEnd(one, other) {
   let count = 0;

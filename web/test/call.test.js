@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 
 import { act, emptyPanel } from '../state/panel.js';
-import { draftPieces, highlighted, markedText, spanOf } from '../state/pieces.js';
+import { draftPieces, highlighted, markedText, quotesKept, spanOf } from '../state/pieces.js';
 import { cutOffs } from '../state/overlaps.js';
 import { emptyCall, isGap, latestDraft, receive, talkShare } from '../state/call.js';
 
@@ -140,6 +140,11 @@ test('quotes behind a stretch that is rewritten stay underlined, and their words
   assert.ok(during.filter((piece) => piece.kind === 'word').every((piece) => piece.isSettled));
   const fresh = draftPieces('You get ', 'a ░. Fine?', [], [], 'You get €30. Fine?');
   assert.deepEqual(fresh.filter((piece) => !piece.isSettled && piece.kind === 'word').map((piece) => piece.text.trim()), ['a']);
+});
+
+test('an edited draft keeps the quotes that are still in it', () => {
+  const text = 'Yes. It is free. It takes a day.';
+  assert.deepEqual(quotesKept(text, [[5, 16], [17, 32]], '👋 Of course! It is free. A day or two.'), [[13, 24]]);
 });
 
 test('highlights that overlap or overrun are cut, never lost text', () => {
