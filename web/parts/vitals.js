@@ -57,7 +57,7 @@ function LinkState({ live }) {
   }
   const lags = live.lags.value;
   const lag = lags.length ? Math.round([...lags].sort((a, b) => a - b)[Math.floor(lags.length / 2)]) : null;
-  return html`<span class="link-state live"><span class="dot" aria-hidden="true">●</span> live${lag !== null
+  return html`<span class="link-state live"><span class="dot" aria-hidden="true">●</span> <span class="live-word">live</span>${lag !== null
     && html`<span class="faint number lag" title="From the event on the server to this page, median of the last ${lags.length}"> lag ${lag} ms</span>`}</span>`;
 }
 

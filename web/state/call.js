@@ -174,7 +174,8 @@ function placeDraft({ drafts, cards: pushed }, event) {
     const original = isRestart ? { text: before.text, verdict: before.verdict, used_text: before.used_text } : before.original;
     return drafts.with(index, { ...draft, original });
   }
-  draft.started_at = before.started_at;
+  // In the log a rewrite follows the finished draft at once: how long it took is not told there.
+  if (before.state === 'writing') draft.started_at = before.started_at;
   return drafts.with(index, stood.text === text ? { ...draft, verdict, used_text } : draft);
 }
 
