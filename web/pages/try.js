@@ -61,10 +61,12 @@ function Play({ call, base, onBase, onAgain }) {
   const [live, setLive] = useState(null);
   const player = useMemo(() => startPlaying({ call, agent: session.value.name, knowledge: base ? [base] : [] }, setState), [call]);
   const input = useRef(null);
+  const again = useRef(null);
   useEffect(() => {
     input.current?.focus();
     return player.end;
   }, [player]);
+  useEffect(() => { if (state.status === 'stopped') again.current?.focus(); }, [state.status]);
   // The call is there to be watched once the ingest has started it.
   const hasStarted = useRef(false);
   hasStarted.current ||= state.status === 'live';
@@ -103,7 +105,7 @@ function Play({ call, base, onBase, onAgain }) {
       <${Chat} call=${live?.call.value} isOver=${isOver} />
       ${state.error && html`<p class="problem" role="alert">${state.status === 'stopped' && html`<strong>${live ? 'The call cannot go on.' : 'The call was refused.'}</strong> `}${state.error}</p>`}
       ${state.status === 'lost' && html`<p class="problem" role="status">${isStarted ? 'Connection lost' : 'The server does not answer'}, trying again …</p>`}
-      ${isOver ? html`<div class="row"><button class="primary" onClick=${onAgain} ref=${state.status === 'stopped' ? (button) => button?.focus() : null}>Start a new call</button></div>` : html`
+      ${isOver ? html`<div class="row"><button class="primary" onClick=${onAgain} ref=${again}>Start a new call</button></div>` : html`
         <form class="composer" onSubmit=${say}>
           <textarea ref=${input} id="customer-says" rows="2" value=${text} aria-label="What the customer says" placeholder="Say something …" onInput=${(event) => type(event.target.value)}
             onKeyDown=${(event) => { if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) say(event); }}></textarea>

@@ -19,8 +19,12 @@ export function Checklist({ call }) {
 /** Goes to the line that ticked a point. */
 function show(segment) {
   const line = document.getElementById(lineId(segment));
-  line?.scrollIntoView({ block: 'center' });
-  line?.focus({ preventScroll: true });
+  if (!line) return;
+  // A line takes the focus for this one time only: a click into the transcript should not mark it.
+  line.tabIndex = -1;
+  line.addEventListener('blur', () => line.removeAttribute('tabindex'), { once: true });
+  line.scrollIntoView({ block: 'center' });
+  line.focus({ preventScroll: true });
 }
 
 function Box({ isTicked = false }) {

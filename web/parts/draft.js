@@ -178,7 +178,7 @@ function Editor({ text, hands }) {
 function Foot({ call, draft, isReadOnly, hands }) {
   const sources = draft.cards.map((key) => call.cards.find((card) => card.key === key)).filter(Boolean);
   const seconds = (new Date(draft.at) - new Date(draft.started_at)) / 1000;
-  const isOpen = draft.state === 'done' && !draft.verdict && !isReadOnly;
+  const isOpen = draft.state === 'done' && !draft.verdict && !isReadOnly && !call.closed;
   const titles = [...new Map(sources.map((card) => [`${card.base}/${card.article}`, card])).values()];
   return html`<footer class="draft-foot">
     <p class="sources faint">

@@ -92,7 +92,7 @@ export function makeHands({ id, call, panel, dispatch }, { onUse } = {}) {
     },
     startEditing() {
       const current = draft();
-      if (current?.state === 'done' && !current.verdict) dispatch({ do: 'edit', edited: { draft: current.id, text: current.text } });
+      if (current?.state === 'done' && !current.verdict && !call.value.closed) dispatch({ do: 'edit', edited: { draft: current.id, text: current.text } });
     },
     type: (text) => dispatch({ do: 'edit', edited: { ...panel.value.edited, text } }),
     stopEditing: () => dispatch({ do: 'edit', edited: null }),
@@ -105,18 +105,18 @@ export function makeHands({ id, call, panel, dispatch }, { onUse } = {}) {
       notice(isCopied ? 'Draft copied.' : 'Used. The browser did not allow copying.', isCopied ? 'good' : 'warn');
       dispatch({ do: 'edit', edited: null });
       onUse?.(text);
-      if (current.verdict) return; // A second press only copies again.
+      if (current.verdict || call.value.closed) return; // A second press, or one after the call, only copies.
       const isEdited = text !== current.text;
       await tell(v1('calls', id, 'drafts', current.id, 'judgement'), { verdict: isEdited ? 'edited' : 'accepted', text });
     },
     reject() {
       const current = draft();
-      if (current?.state !== 'done' || current.verdict) return;
+      if (current?.state !== 'done' || current.verdict || call.value.closed) return;
       tell(v1('calls', id, 'drafts', current.id, 'judgement'), { verdict: 'rejected' });
     },
     async rewrite() {
       const current = draft();
-      if (current?.state !== 'done') return;
+      if (current?.state !== 'done' || call.value.closed) return;
       const spans = selectedSpans(current);
       if (spans.length > 0 && isMute()) return;
       if (spans.length === 0) {

@@ -9,6 +9,11 @@ const WAITS_MS = [1000, 2000, 5000, 10_000];
 // The server has said why and would say it again: a broken rule, a message that it cannot take, a
 // call that was taken over. Coming back would not help.
 const TAKEN_OVER = 4009;
+/** What the server's refusals mean to a person, where its own words are for programs. */
+const REASONS = {
+  call_closed: 'This call is over.',
+  taken_over: 'Another page has taken this call over.',
+};
 const FINAL_CODES = [1003, 1007, 1008, 1009, TAKEN_OVER];
 
 /**
@@ -56,7 +61,7 @@ export function startPlaying(start, onState) {
       } else if (message.type === 'ack') {
         waiting = waiting.filter((frame) => frame.seq > message.seq);
       } else if (message.type === 'error') {
-        refusal = message.message;
+        refusal = REASONS[message.code] ?? message.message;
         // A refused start closes the socket, which tells the rest.
         if (isStarted) onState({ status: 'live', error: sentence(refusal) });
       }
@@ -64,7 +69,7 @@ export function startPlaying(start, onState) {
     socket.onclose = (event) => {
       if (isOver) return;
       if (FINAL_CODES.includes(event.code)) {
-        stop(event.code === TAKEN_OVER ? 'another page has taken this call over' : refusal || event.reason || 'the server refused the call');
+        stop(event.code === TAKEN_OVER ? REASONS.taken_over : refusal || REASONS[event.reason] || event.reason || 'The server refused the call.');
         return;
       }
       onState({ status: 'lost' });

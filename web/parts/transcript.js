@@ -60,7 +60,7 @@ function toEnd(element) {
 function Line({ segment, isSameSpeaker, marks = [], mood, cuts, alerts }) {
   const removed = marks.filter((mark) => mark.action !== 'alert');
   const kinds = [...new Set(removed.map((mark) => words(mark.category)))];
-  return html`<div class=${`line ${segment.speaker} ${segment.final ? '' : 'partial'} ${isSameSpeaker ? 'same' : ''}`} id=${lineId(segment.id)} tabindex="-1">
+  return html`<div class=${`line ${segment.speaker} ${segment.final ? '' : 'partial'} ${isSameSpeaker ? 'same' : ''}`} id=${lineId(segment.id)}>
     <time class="number faint">${clock(segment.start_ms)}</time>
     <span class="speaker">${segment.speaker}</span>
     <div class="said">

@@ -1,8 +1,11 @@
 // What the agent pinned, copied and marked in a call, kept in this tab: a reload forgets nothing,
 // and a card that was marked wrong is not called useful because it is copied after a reload.
 
+import { session } from '../session.js';
+
 const KEPT = ['pinned', 'wrong', 'copied'];
-const keyOf = (call) => `chatdlm-call-${call}`;
+// By person too: whoever signs in next in this tab marked nothing.
+const keyOf = (call) => `chatdlm-${session.value?.name ?? ''}-${call}`;
 
 /** Returns what was kept of a call. @param {string} call @returns {Partial<import('./panel.js').PanelState>} */
 export function kept(call) {
