@@ -5,6 +5,7 @@ import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 
 import { html } from '../html.js';
 import { assistant, whyNoDrafts } from '../session.js';
+import { draftText } from '../state/call.js';
 import { draftPieces, quotesKept, spanOf } from '../state/pieces.js';
 import { plural } from '../text.js';
 
@@ -25,7 +26,7 @@ export function DraftCard({ call, draft, panel, isReadOnly, hands }) {
       <h2 class="caption">Draft ${mute && !draft?.text ? html`<span class="badge">off</span>` : html`<${State} draft=${draft} rewriting=${panel.rewriting} />`}</h2>
       ${!isReadOnly && !call.closed && !mute && html`<div class="tools">
         <button class="quiet small" onClick=${hands.again} title="Write it again">again <kbd>R</kbd></button>
-        ${draft?.state === 'done' && panel.edited === null && html`
+        ${draft?.state === 'done' && draft.verdict !== 'edited' && panel.edited === null && html`
           <button class="quiet small" onMouseDown=${keepSelection} onClick=${hands.rewrite} title="Rewrite only the words you selected">rewrite selection <kbd>E</kbd></button>`}
       </div>`}
     </header>
@@ -82,8 +83,8 @@ function DraftText({ draft, panel, call, hands }) {
   const hidden = panel.rewriting?.id === draft.id && draft.state === 'done' && panel.rewriting.text === draft.text
     ? panel.rewriting.spans : [];
   // Of a draft that was edited, what was said counts.
-  const isEdited = draft.verdict === 'edited' && draft.used_text;
-  const pieces = isEdited ? draftPieces(draft.used_text, '', quotesKept(draft.text, draft.quotes, draft.used_text))
+  const text = draftText(draft);
+  const pieces = text !== draft.text ? draftPieces(text, '', quotesKept(draft.text, draft.quotes, text))
     : draftPieces(draft.text, draft.tentative_text ?? '', draft.quotes, hidden, draft.original?.text);
   const isWriting = draft.state === 'writing';
 

@@ -2,7 +2,7 @@
 // says so when the server refuses.
 
 import { copy } from '../clipboard.js';
-import { latestDraft } from '../state/call.js';
+import { draftText, latestDraft } from '../state/call.js';
 import { assistant, whyNoDrafts } from '../session.js';
 import { post, v1 } from '../api.js';
 import { say } from '../announce.js';
@@ -100,7 +100,7 @@ export function makeHands({ id, call, panel, dispatch }, { onUse } = {}) {
       const edited = panel.value.edited;
       const current = edited ? call.value.drafts.find((other) => other.id === edited.draft) : draft();
       if (!current || current.state !== 'done' || current.verdict === 'rejected') return;
-      const text = edited?.text ?? current.text;
+      const text = edited?.text ?? draftText(current);
       const isCopied = await copy(text);
       notice(isCopied ? 'Draft copied.' : 'Used. The browser did not allow copying.', isCopied ? 'good' : 'warn');
       dispatch({ do: 'edit', edited: null });
@@ -116,19 +116,20 @@ export function makeHands({ id, call, panel, dispatch }, { onUse } = {}) {
     },
     async rewrite() {
       const current = draft();
-      if (current?.state !== 'done' || call.value.closed) return;
+      if (current?.state !== 'done' || call.value.closed) return undefined;
+      if (current.verdict === 'edited') return notice('You have edited and used this draft. Press R for another one.');
       const spans = selectedSpans(current);
-      if (spans.length > 0 && isMute()) return;
+      if (spans.length > 0 && isMute()) return undefined;
       if (spans.length === 0) {
         notice('Select some words of the draft first, then press E. Or edit the whole text by hand.');
-        hands.startEditing();
-        return;
+        return hands.startEditing();
       }
       getSelection().removeAllRanges();
       dispatch({ do: 'rewrite', rewriting: { id: current.id, spans, text: current.text } });
       say('Rewriting the selected words');
       const body = { spans: spans.map(([start, end]) => ({ start, end })) };
       if (!await tell(v1('calls', id, 'drafts', current.id, 'edits'), body)) dispatch({ do: 'rewrite', rewriting: null });
+      return undefined;
     },
     search: (isOpen) => dispatch({ do: 'search', isOpen }),
     help: (isOpen) => dispatch({ do: 'help', isOpen }),

@@ -182,6 +182,9 @@ function placeDraft({ drafts, cards: pushed }, event) {
 /** Returns the draft to show: the newest. @param {CallState} state */
 export const latestDraft = (state) => state.drafts.at(-1) ?? null;
 
+/** Returns the draft's text as it stands: of one that was edited, what the agent made of it. @param {Draft} draft */
+export const draftText = (draft) => (draft.verdict === 'edited' && draft.used_text) || draft.text;
+
 /** Returns the customer's latest mood. @param {CallState} state */
 export const latestMood = (state) => state.moods.at(-1) ?? null;
 
