@@ -193,7 +193,8 @@ async fn a_password_opens_a_session_that_sign_out_ends() {
     assert_eq!(cookie.path(), Some("/"));
     let who: Value = test::read_body_json(response).await;
     let nothing = json!({"model": false, "emotions": false, "drafts": false});
-    let agent = json!({"name": "agent", "role": "agent", "tenant": "main", "demo": false, "assistant": nothing});
+    let agent =
+        json!({"name": "agent", "role": "agent", "tenant": "main", "demo": false, "assistant": nothing});
     assert_eq!(who, agent);
 
     let me = || TestRequest::get().uri("/v1/session").cookie(cookie.clone());

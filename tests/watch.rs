@@ -254,7 +254,10 @@ async fn what_people_type_is_redacted_wherever_it_is_kept() {
     let admin = common::cookie(&app, "root", Role::Admin).await;
     assert_eq!(request(&app, &admin, Method::PUT, "/v1/terms", terms).await.0, StatusCode::OK);
     let note = json!({"text": "card 4111 1111 1111 1111, and say nothing of bluebird"});
-    assert_eq!(request(&app, &sam, Method::POST, "/v1/calls/c-1/notes", note).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(
+        request(&app, &sam, Method::POST, "/v1/calls/c-1/notes", note).await.0,
+        StatusCode::NO_CONTENT
+    );
     sender.send(json!({"type": "end", "reason": "paid with 4111 1111 1111 1111"})).await;
     sender.closed().await;
     let mut watcher = Client::watch(&app, "/v1/calls/c-1/events", &sam).await;
