@@ -20,9 +20,15 @@ pub enum Quant {
     Q8,
 }
 
-/// A weight `[output, input]`.
+/// A weight `[output, input]` and perhaps a bias `[output]`.
 #[derive(Debug, Clone)]
-pub enum Linear {
+pub struct Linear {
+    weight: Weight,
+    bias: Option<Vec<f32>>,
+}
+
+#[derive(Debug, Clone)]
+enum Weight {
     /// In full precision.
     F32 {
         /// Row-major.
@@ -73,40 +79,46 @@ impl Rows {
 }
 
 impl Linear {
-    /// Keeps a weight `[output, input]` in the given precision.
-    pub fn new(weight: Vec<f32>, input: usize, output: usize, quant: Quant) -> Linear {
-        match quant {
-            Quant::F32 => Linear::F32 { weight, input, output },
-            Quant::Q8 => Linear::Q8(QuantizedLinear::new(&weight, input, output)),
-        }
+    /// Keeps a weight `[output, input]` in the given precision, its bias in full.
+    pub fn new(weight: Vec<f32>, bias: Option<Vec<f32>>, input: usize, output: usize, quant: Quant) -> Linear {
+        let weight = match quant {
+            Quant::F32 => Weight::F32 { weight, input, output },
+            Quant::Q8 => Weight::Q8(QuantizedLinear::new(&weight, input, output)),
+        };
+        Linear { weight, bias }
     }
 
     /// Returns the number of outputs.
     pub fn output(&self) -> usize {
-        match self {
-            Linear::F32 { output, .. } => *output,
-            Linear::Q8(linear) => linear.output,
+        match &self.weight {
+            Weight::F32 { output, .. } => *output,
+            Weight::Q8(linear) => linear.output,
         }
     }
 
     /// Returns how many bytes the weight takes.
     pub fn bytes(&self) -> usize {
-        match self {
-            Linear::F32 { weight, .. } => weight.len() * size_of::<f32>(),
-            Linear::Q8(linear) => linear.bytes(),
+        match &self.weight {
+            Weight::F32 { weight, .. } => weight.len() * size_of::<f32>(),
+            Weight::Q8(linear) => linear.bytes(),
         }
     }
 
     /// Computes the outputs of rows `from..` of `x` into `y` `[count, output]`, on this thread.
     pub fn apply(&self, y: &mut [f32], x: &Rows, from: usize) {
         let count = y.len() / self.output();
-        match self {
-            Linear::F32 { weight, input, output } => {
+        match &self.weight {
+            Weight::F32 { weight, input, output } => {
                 let x = View::new(&x.full[from * input..(from + count) * input], count, *input);
                 let w = View::new(weight, *output, *input).transposed();
                 exact::matmul(y, *output, x, w, 1.0, Write::Replace);
             }
-            Linear::Q8(linear) => linear.apply(y, &x.quantized, from, count),
+            Weight::Q8(linear) => linear.apply(y, &x.quantized, from, count),
+        }
+        if let Some(bias) = &self.bias {
+            for y in y.chunks_exact_mut(bias.len()) {
+                y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::engine::config::ModelConfig;
+use crate::engine::model::llada2::Llada2Config;
 use crate::engine::ops::matmul::Write;
 use crate::engine::ops::matmul::parallel_linear;
 use crate::engine::ops::matmul::parallel_linear_input_gradient;
@@ -46,7 +46,7 @@ pub(super) struct Activations {
 }
 
 /// Projects rows to queries, keys and values; rows from `rows` on to keys and values only.
-pub(super) fn project(config: &ModelConfig, weight: &[f32], at: &mut Activations, rows: usize) {
+pub(super) fn project(config: &Llada2Config, weight: &[f32], at: &mut Activations, rows: usize) {
     let (hidden, width) = (config.hidden_size, config.qkv_width());
     let queries = config.num_attention_heads * config.head_dim;
     let all = at.normed.len() / hidden;
@@ -66,7 +66,7 @@ pub(super) fn project(config: &ModelConfig, weight: &[f32], at: &mut Activations
 
 #[allow(clippy::too_many_arguments)]
 pub(super) fn project_backward(
-    config: &ModelConfig,
+    config: &Llada2Config,
     layer: &LayerLayout,
     parameters: &[f32],
     gradients: &mut [f32],
@@ -98,7 +98,7 @@ pub(super) fn project_backward(
 }
 
 /// Where the heads of one row are in `qkv`: the query part (empty from `rows` on), keys, values.
-fn parts(config: &ModelConfig, row: usize, rows: usize) -> (Range<usize>, Range<usize>, Range<usize>) {
+fn parts(config: &Llada2Config, row: usize, rows: usize) -> (Range<usize>, Range<usize>, Range<usize>) {
     let queries = config.num_attention_heads * config.head_dim;
     let keys = config.num_key_value_heads * config.head_dim;
     let width = config.qkv_width();
@@ -123,7 +123,7 @@ fn positions(batch: &Batch) -> Vec<usize> {
 
 /// Fills `q`, `k` and `v` from `qkv`: norm of each head, then rotation.
 pub(super) fn turn_heads(
-    config: &ModelConfig,
+    config: &Llada2Config,
     rope: &Rope,
     query_norm: &[f32],
     key_norm: &[f32],
@@ -159,7 +159,7 @@ pub(super) fn turn_heads(
 /// Takes the gradients in `dqkv` from turned heads back to raw ones.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn turn_heads_back(
-    config: &ModelConfig,
+    config: &Llada2Config,
     rope: &Rope,
     parameters: &[f32],
     gradients: &mut [f32],
@@ -232,7 +232,7 @@ fn halves<'a>(
 
 /// Returns the gradient of `qkv`, still of turned heads.
 pub(super) fn attend_backward(
-    config: &ModelConfig,
+    config: &Llada2Config,
     heads: Heads,
     batch: &Batch,
     at: &Activations,
@@ -284,7 +284,7 @@ pub(super) fn attend_backward(
     dqkv
 }
 
-pub(super) fn heads(config: &ModelConfig) -> Heads {
+pub(super) fn heads(config: &Llada2Config) -> Heads {
     Heads {
         queries: config.num_attention_heads,
         keys: config.num_key_value_heads,
