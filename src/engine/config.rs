@@ -260,7 +260,8 @@ impl SparseShape {
             let experts = self.experts;
             return Err(format!("{kept_groups} of {groups} groups of {experts} experts cannot be kept"));
         }
-        let open = capacity.map_or(self.experts / groups * kept_groups, |capacity| capacity.min(self.experts));
+        let open =
+            capacity.map_or(self.experts / groups * kept_groups, |capacity| capacity.min(self.experts));
         if chosen > open {
             return Err(format!("{chosen} experts cannot be chosen from {open}"));
         }

@@ -102,8 +102,10 @@ impl Runner {
             let mut sources = start..start;
             if end >= sequence.block_end() {
                 sources = sequence.sources();
-                let at = |position: usize| {
-                    Wanted { slot: i, row: row + sequence.source(position) - sources.start, position }
+                let at = |position: usize| Wanted {
+                    slot: i,
+                    row: row + sequence.source(position) - sources.start,
+                    position,
                 };
                 wanted.extend(sequence.wanted().into_iter().map(at));
                 row += sources.len();

@@ -173,7 +173,8 @@ impl Rule {
             }
             Rule::Factor { .. } | Rule::EntropyBound { .. } => !has_masks,
             Rule::ThresholdEdit { max_post_steps, .. } => {
-                !has_masks && !began_masked && (edited == 0 || post >= max_post_steps)
+                // An edit may mask a token again; the pass that unmasks it does not count as one after.
+                !has_masks && (post >= max_post_steps || (!began_masked && edited == 0))
             }
         }
     }
@@ -190,8 +191,7 @@ mod tests {
     use super::*;
 
     fn candidates(confidences: &[f32]) -> Vec<Candidate> {
-        let candidate =
-            |(at, c): (usize, &f32)| Candidate { at, token: 7, confidence: *c, entropy: 1.0 - c };
+        let candidate = |(at, c): (usize, &f32)| Candidate { at, token: 7, confidence: *c, entropy: 1.0 - c };
         confidences.iter().enumerate().map(candidate).collect()
     }
 
@@ -255,5 +255,7 @@ mod tests {
         assert!(rule.is_done(4, 1, 0, false, false));
         assert!(!rule.is_done(4, 1, 1, false, false));
         assert!(rule.is_done(5, 2, 1, false, false));
+        assert!(!rule.is_done(5, 2, 1, true, false), "an edit has masked a token");
+        assert!(rule.is_done(6, 2, 3, false, true), "it is unmasked, and no passes are left");
     }
 }

@@ -80,7 +80,13 @@ impl Rows {
 
 impl Linear {
     /// Keeps a weight `[output, input]` in the given precision, its bias in full.
-    pub fn new(weight: Vec<f32>, bias: Option<Vec<f32>>, input: usize, output: usize, quant: Quant) -> Linear {
+    pub fn new(
+        weight: Vec<f32>,
+        bias: Option<Vec<f32>>,
+        input: usize,
+        output: usize,
+        quant: Quant,
+    ) -> Linear {
         let weight = match quant {
             Quant::F32 => Weight::F32 { weight, input, output },
             Quant::Q8 => Weight::Q8(QuantizedLinear::new(&weight, input, output)),

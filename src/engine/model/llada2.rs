@@ -277,11 +277,7 @@ impl Llada2Config {
                 _ => QueryKeyNorm::Head,
             },
             clip_qkv: None,
-            biases: Biases {
-                qkv: is(rest.use_qkv_bias),
-                output: is(rest.use_bias),
-                ..Biases::default()
-            },
+            biases: Biases { qkv: is(rest.use_qkv_bias), output: is(rest.use_bias), ..Biases::default() },
             rotary_dim,
             rope_theta,
             rms_norm_eps: self.rms_norm_eps,

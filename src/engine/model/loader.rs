@@ -90,9 +90,8 @@ impl<'a> Loader<'a> {
     fn sparse(&self, shape: &SparseShape, name: impl Fn(&str) -> String) -> Result<Sparse, WeightsError> {
         let names = self.names;
         let three = |of: &str| ["gate_proj", "up_proj", "down_proj"].map(|part| format!("{of}.{part}"));
-        let expert = |i| {
-            self.feed_forward(three(&format!("{}.{i}", name(names.experts))), shape.width, false)
-        };
+        let expert =
+            |i| self.feed_forward(three(&format!("{}.{i}", name(names.experts))), shape.width, false);
         let experts: Result<Vec<FeedForward>, WeightsError> = (0..shape.experts).map(expert).collect();
         let router = name(names.router);
         let bias = format!("{router}.expert_bias");

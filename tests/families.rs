@@ -1,0 +1,220 @@
+//! What the families share: full attention with and without an approximate cache, shifted logits,
+//! tied heads, and all of it through the engine. Fixtures prove the numbers (`tests/engine.rs`).
+
+use std::path::Path;
+
+use chatdlm::engine::config::ModelConfig;
+use chatdlm::engine::handle::Engine;
+use chatdlm::engine::handle::EngineConfig;
+use chatdlm::engine::handle::GenerateRequest;
+use chatdlm::engine::handle::Snapshot;
+use chatdlm::engine::model::linear::Quant;
+use chatdlm::engine::model::transformer::Model;
+use chatdlm::engine::model::transformer::Sight;
+use chatdlm::engine::runner::Runner;
+use chatdlm::engine::sampler::Rule;
+use chatdlm::engine::sequence::CacheMode;
+use chatdlm::engine::sequence::Form;
+use chatdlm::engine::sequence::Generate;
+use chatdlm::engine::sequence::Sequence;
+use chatdlm::engine::tokenizer::Tokenizer;
+use chatdlm::engine::weights::Weights;
+
+const MASK: u32 = 319;
+const FULL: [&str; 3] = ["dream", "llada", "lladamoe"];
+
+fn fixture(family: &str) -> std::path::PathBuf {
+    Path::new("tests/fixtures").join(family)
+}
+
+fn runner(folder: &Path, quant: Quant) -> Runner {
+    let config = ModelConfig::read(folder).unwrap();
+    Runner::new(Model::load(config, &Weights::open(folder).unwrap(), quant, |_, _| {}).unwrap())
+}
+
+fn generate(steps: usize) -> Generate {
+    Generate {
+        rule: Rule::LowConfidence { steps },
+        banned: vec![MASK],
+        banned_at: vec![],
+        stops_at_end: false,
+    }
+}
+
+/// Denoises 12 tokens after 9 in blocks of 4; returns them and how many rows each pass computed.
+fn denoise(runner: &mut Runner, cache: CacheMode, steps: usize) -> (Vec<u32>, Vec<usize>) {
+    let form = Form { block: 4, cache, ..Form::of(&runner.model().config) };
+    let prompt: Vec<u32> = (40..49).collect();
+    let mut slot = runner.slot(Sequence::generate(&prompt, &[None; 12], form, generate(steps)), vec![]);
+    let mut rows = Vec::new();
+    while !slot.sequence.is_done {
+        rows.push(runner.step(&mut [(&mut slot, 1)])[0].rows);
+    }
+    (slot.sequence.canvas().to_vec(), rows)
+}
+
+#[test]
+fn full_attention_decodes_as_a_forward_pass_over_everything_says() {
+    for family in FULL {
+        let mut runner = runner(&fixture(family), Quant::F32);
+        let config = runner.model().config.clone();
+        let (found, rows) = denoise(&mut runner, CacheMode::Exact, 2);
+        assert_eq!(rows, [21; 6], "{family}: every pass computes every row");
+        let mut tokens: Vec<u32> = (40..49).chain([MASK; 12]).collect();
+        for pass in 0..6 {
+            let logits = runner.logits(&tokens, Sight::Below(21));
+            let block = 9 + pass / 2 * 4..9 + pass / 2 * 4 + 4;
+            let mut candidates: Vec<(f32, usize, u32)> = block
+                .filter(|position| tokens[*position] == MASK)
+                .map(|position| {
+                    let row = (position - config.logits_shift) * config.vocab_size;
+                    let row = &logits[row..row + MASK as usize];
+                    let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                    let sum: f32 = row.iter().map(|l| (l - best).exp()).sum();
+                    let token = row.iter().position(|l| *l == best).unwrap();
+                    (1.0 / sum, position, token as u32)
+                })
+                .collect();
+            candidates.sort_by(|a, b| b.0.total_cmp(&a.0));
+            candidates[..2].iter().for_each(|(_, position, token)| tokens[*position] = *token);
+        }
+        assert_eq!(found, tokens[9..], "{family}");
+    }
+}
+
+#[test]
+fn a_cache_changes_nothing_in_the_pass_that_begins_a_block() {
+    for family in FULL {
+        let mut runner = runner(&fixture(family), Quant::F32);
+        let (exact, rows) = denoise(&mut runner, CacheMode::Exact, 1);
+        for cache in [CacheMode::Prefix, CacheMode::Dual] {
+            let found = denoise(&mut runner, cache, 1);
+            assert_eq!(found, (exact.clone(), rows.clone()), "{family} {cache:?}");
+        }
+    }
+}
+
+#[test]
+fn a_cache_saves_the_rows_around_the_block() {
+    for family in FULL {
+        let mut runner = runner(&fixture(family), Quant::F32);
+        let shift = runner.model().config.logits_shift;
+        let (prefix, rows) = denoise(&mut runner, CacheMode::Prefix, 2);
+        assert_eq!(rows, [21, 12 + shift, 21, 8 + shift, 21, 4 + shift], "{family}");
+        let (dual, rows) = denoise(&mut runner, CacheMode::Dual, 2);
+        assert_eq!(rows, [21, 4 + shift, 21, 4 + shift, 21, 4 + shift], "{family}");
+        assert!(!prefix.contains(&MASK) && !dual.contains(&MASK), "{family}");
+    }
+}
+
+#[test]
+fn a_cache_is_exact_where_nothing_is_around_the_block() {
+    for family in FULL {
+        let mut runner = runner(&fixture(family), Quant::F32);
+        let mut tokens = [CacheMode::Exact, CacheMode::Prefix, CacheMode::Dual].map(|cache| {
+            let form = Form { block: 8, cache, ..Form::of(&runner.model().config) };
+            let mut slot = runner.slot(Sequence::generate(&[], &[None; 8], form, generate(4)), vec![]);
+            while !slot.sequence.is_done {
+                runner.step(&mut [(&mut slot, 8)]);
+            }
+            slot.sequence.tokens
+        });
+        let exact = std::mem::take(&mut tokens[0]);
+        assert_eq!(tokens[1..], [exact.clone(), exact], "{family}");
+    }
+}
+
+#[test]
+fn block_causal_families_take_no_approximate_cache() {
+    for family in ["llada2_moe", "llada2_moe_block_routing", "sdar", "sdar_moe"] {
+        let mut runner = runner(&fixture(family), Quant::F32);
+        let exact = denoise(&mut runner, CacheMode::Exact, 2);
+        assert_eq!(denoise(&mut runner, CacheMode::Dual, 2), exact, "{family}");
+    }
+}
+
+/// Copies a fixture's checkpoint to a folder, its configuration changed.
+fn copy(family: &str, folder: &Path, change: impl Fn(&mut serde_json::Value)) {
+    let from = fixture(family);
+    std::fs::copy(from.join("model.safetensors"), folder.join("model.safetensors")).unwrap();
+    let text = std::fs::read(from.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    change(&mut config);
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+}
+
+#[test]
+fn a_tied_head_is_the_embedding_table() {
+    for family in ["dream", "lladamoe", "sdar"] {
+        let folder = tempfile::tempdir().unwrap();
+        copy(family, folder.path(), |config| config["tie_word_embeddings"] = true.into());
+        let tokens: Vec<u32> = (10..30).collect();
+        let tied = runner(folder.path(), Quant::F32).logits(&tokens, Sight::Below(20));
+        let own = runner(&fixture(family), Quant::F32).logits(&tokens, Sight::Below(20));
+        assert_ne!(tied, own, "{family}");
+        // The head's own tensor replaced by the table, untied.
+        let bytes = std::fs::read(fixture(family).join("model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let table = tensors.tensor("model.embed_tokens.weight").unwrap();
+        let views = tensors.tensors().into_iter().map(|(name, view)| match name.as_str() {
+            "lm_head.weight" => (name, table.clone()),
+            _ => (name, view),
+        });
+        let bytes = safetensors::serialize(views, None).unwrap();
+        copy(family, folder.path(), |_| {});
+        std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+        let replaced = runner(folder.path(), Quant::F32).logits(&tokens, Sight::Below(20));
+        assert_eq!(tied, replaced, "{family}");
+    }
+}
+
+#[test]
+fn a_missing_bias_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    copy("sdar", folder.path(), |config| config["attention_bias"] = true.into());
+    let config = ModelConfig::read(folder.path()).unwrap();
+    let weights = Weights::open(folder.path()).unwrap();
+    let error = Model::load(config, &weights, Quant::Q8, |_, _| {}).unwrap_err().to_string();
+    assert!(error.contains("model.layers.0.self_attn.q_proj.bias"), "{error}");
+}
+
+async fn finish(engine: &Engine, request: GenerateRequest) -> Snapshot {
+    let mut generation = engine.generate(request).unwrap();
+    let mut last = None;
+    while let Some(snapshot) = generation.next().await.unwrap() {
+        last = Some(snapshot);
+    }
+    last.unwrap()
+}
+
+#[tokio::test]
+async fn every_family_runs_in_the_engine_the_same_alone_and_in_a_batch() {
+    let families = ["dream", "llada", "lladamoe", "llada2_moe_block_routing", "sdar", "sdar_moe"];
+    for family in families {
+        let folder = tempfile::tempdir().unwrap();
+        copy(family, folder.path(), |_| {});
+        let texts = ["one two three four five six seven"];
+        let controls = ["<|mask|>", "<|end|>", "<|pad|>"];
+        Tokenizer::train(texts.into_iter(), 300, &controls).unwrap().write(folder.path()).unwrap();
+        // A budget of fewer rows than a pass of full attention has.
+        let config = EngineConfig { step_rows: 16, ..EngineConfig::default() };
+        let engine = Engine::start(folder.path(), config).unwrap();
+        let request = |i: u32| GenerateRequest {
+            prompt: (20..25 + i * 7).collect(),
+            canvas: vec![None; 21],
+            block_length: Some(8),
+            generate: Generate { banned: vec![], ..generate(3) },
+        };
+        let mut alone = Vec::new();
+        for i in 0..4 {
+            alone.push(finish(&engine, request(i)).await.canvas);
+        }
+        let together = futures_util::future::join_all((0..4).map(|i| finish(&engine, request(i)))).await;
+        for (alone, together) in alone.iter().zip(&together) {
+            assert_eq!(alone, &together.canvas, "{family}");
+            assert!(!alone.contains(&MASK), "{family}: no mask is left");
+        }
+        let scores = engine.score(&[20, 21, MASK, 22], 2, vec![30, 31, 32]).await.unwrap();
+        assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{family}");
+    }
+}
