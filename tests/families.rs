@@ -3,12 +3,14 @@
 
 use std::path::Path;
 
+use chatdlm::engine::config::FeedForwardShape;
 use chatdlm::engine::config::ModelConfig;
 use chatdlm::engine::handle::Engine;
 use chatdlm::engine::handle::EngineConfig;
 use chatdlm::engine::handle::GenerateRequest;
 use chatdlm::engine::handle::Snapshot;
 use chatdlm::engine::model::linear::Quant;
+use chatdlm::engine::model::llada2::Llada2Config;
 use chatdlm::engine::model::transformer::Model;
 use chatdlm::engine::model::transformer::Sight;
 use chatdlm::engine::runner::Runner;
@@ -19,6 +21,7 @@ use chatdlm::engine::sequence::Generate;
 use chatdlm::engine::sequence::Sequence;
 use chatdlm::engine::tokenizer::Tokenizer;
 use chatdlm::engine::weights::Weights;
+use serde_json::json;
 
 const MASK: u32 = 319;
 const FULL: [&str; 3] = ["dream", "llada", "lladamoe"];
@@ -166,6 +169,80 @@ fn a_tied_head_is_the_embedding_table() {
         let replaced = runner(folder.path(), Quant::F32).logits(&tokens, Sight::Below(20));
         assert_eq!(tied, replaced, "{family}");
     }
+}
+
+#[test]
+fn what_is_asked_for_and_not_supported_is_named() {
+    let check = |family: &str, field: &str, value: serde_json::Value, expected: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        copy(family, folder.path(), |config| config[field] = value.clone());
+        let error = ModelConfig::read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("config.json") && error.contains(expected), "{family} {field}: {error}");
+    };
+    let yarn = || json!({"rope_type": "yarn", "factor": 4.0});
+    check("llada2_moe", "architectures", json!(["GPT2LMHeadModel"]), "GPT2LMHeadModel");
+    check("llada2_moe", "norm_head", json!(true), "norm_head");
+    check("llada2_moe", "hidden_act", json!("gelu"), "hidden_act \"gelu\"");
+    check("llada2_moe", "score_function", json!("softmax"), "score_function");
+    check("llada2_moe", "rope_scaling", yarn(), "rope scaling \"yarn\"");
+    check("llada2_moe", "rope_parameters", yarn(), "rope scaling \"yarn\"");
+    check("llada2_moe", "topk_group", json!(5), "5 of 4 groups of 16 experts");
+    check("llada2_moe", "num_experts_per_tok", json!(9), "9 experts cannot be chosen from 8");
+    check("llada2_moe", "mask_token_id", json!(320), "mask token 320 is outside");
+    check("llada2_moe_block_routing", "expert_capacity", json!(3), "4 experts cannot be chosen from 3");
+    check("lladamoe", "moe_router_enable_expert_bias", json!(true), "moe_router_enable_expert_bias");
+    check("lladamoe", "moe_router_score_function", json!("sigmoid"), "moe_router_score_function");
+    check("lladamoe", "moe_layer_freq", json!([1, 1]), "moe_layer_freq names 2 layers");
+    check("llada", "block_type", json!("sequential"), "block_type \"sequential\"");
+    check("llada", "alibi", json!(true), "alibi");
+    check("llada", "layer_norm_type", json!("default"), "layer_norm_type");
+    check("llada", "clip_qkv", json!(8.0), "clip_qkv");
+    check("dream", "use_sliding_window", json!(true), "use_sliding_window");
+    check("sdar", "num_key_value_heads", json!(3), "3 key and value heads do not divide 4");
+    check("sdar_moe", "moe_intermediate_size", json!(null), "a sparse layer needs");
+}
+
+#[test]
+fn a_configuration_is_read_in_all_its_published_forms() {
+    let read = |family: &str, change: &dyn Fn(&mut serde_json::Value)| {
+        let folder = tempfile::tempdir().unwrap();
+        copy(family, folder.path(), change);
+        ModelConfig::read(folder.path()).unwrap()
+    };
+    let plain = |family: &str| read(family, &|_| {});
+    // The rotation as Transformers 5 writes it.
+    let moved = read("llada2_moe", &|config| {
+        let theta = config["rope_theta"].take();
+        config["partial_rotary_factor"].take();
+        config["rope_parameters"] =
+            json!({"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": 0.5});
+    });
+    assert_eq!(moved, plain("llada2_moe"));
+    // What has a default: heads of keys, width of a head, several ends of text.
+    let short = read("lladamoe", &|config| {
+        config["num_key_value_heads"].take();
+        config["moe_layer_freq"].take();
+        config["eos_token_id"] = json!([318, 317]);
+    });
+    assert_eq!(short, plain("lladamoe"));
+    let mixed = read("sdar_moe", &|config| {
+        config["decoder_sparse_step"] = json!(2);
+        config["mlp_only_layers"] = json!([1]);
+    });
+    assert_eq!(mixed.layers, [FeedForwardShape::Dense(128); 3], "layer 1 would be sparse");
+    let grouped = read("llada", &|config| {
+        config["n_kv_heads"].take();
+        config["multi_query_attention"] = json!(true);
+        config["mlp_hidden_size"].take();
+    });
+    assert_eq!((grouped.num_key_value_heads, &grouped.layers[0]), (1, &FeedForwardShape::Dense(256)));
+}
+
+#[test]
+fn the_bundled_configuration_is_written_as_it_is_published() {
+    let folder = Path::new("models/nano");
+    let written = serde_json::to_string_pretty(&Llada2Config::read(folder).unwrap()).unwrap();
+    assert_eq!(written, std::fs::read_to_string(folder.join("config.json")).unwrap());
 }
 
 #[test]

@@ -19,8 +19,11 @@ use crate::corpus::tasks::Document;
 use crate::engine::config::Drafting;
 use crate::engine::model::llada2::Llada2Config;
 use crate::engine::model::llada2::Rest;
+use crate::engine::ops::matmul::Precision;
 use crate::engine::tokenizer::Tokenizer;
+use crate::engine::train::objective;
 use crate::engine::train::objective::Example;
+use crate::engine::train::objective::Label;
 use crate::engine::train::optimizer::OptimizerConfig;
 use crate::engine::train::optimizer::Schedule;
 use crate::engine::train::trainer;
@@ -91,6 +94,9 @@ pub struct Args {
     /// Steps between lines of the log.
     #[arg(long, default_value_t = 25)]
     log_every: u64,
+    /// How the factors of products are rounded; sums, norms and the router are in f32 always.
+    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
+    precision: Precision,
     /// Threads; 0 for one a core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -135,7 +141,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         out: args.out.clone(),
         batch_tokens: args.batch_tokens,
         schedule: Schedule { warm_up: args.warm_up, decay: args.decay, steps: args.steps },
-        optimizer: OptimizerConfig { learning_rate: args.learning_rate, ..OptimizerConfig::default() },
+        optimizer: OptimizerConfig {
+            learning_rate: args.learning_rate,
+            precision: args.precision,
+            ..OptimizerConfig::default()
+        },
         checkpoint_every: args.checkpoint_every,
         log_every: args.log_every,
         seed: args.seed,
@@ -199,7 +209,9 @@ fn tokenizer(args: &Args, documents: &[Document]) -> anyhow::Result<Tokenizer> {
 fn encode(documents: &[Document], tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Vec<Example>> {
     let encoded: Result<Vec<Example>, _> =
         documents.par_iter().map(|d| example(&d.pieces, tokenizer, context)).collect();
-    Ok(encoded?)
+    let mut examples = encoded?;
+    objective::balance_labels(&mut examples);
+    Ok(examples)
 }
 
 /// Encodes pieces; of a document that is too long the first tokens go, for the end holds what is asked.
@@ -214,7 +226,7 @@ fn example(
             Piece::Text(text) => tokenizer.encode(text, &mut example.tokens)?,
             Piece::Control(control) => {
                 if matches!(control, Control::Label(_)) {
-                    example.labels.push(example.tokens.len());
+                    example.labels.push(Label { position: example.tokens.len(), weight: 1.0 });
                 }
                 example.tokens.push(tokenizer.control(control.token())?);
             }
@@ -222,7 +234,10 @@ fn example(
     }
     let over = example.tokens.len().saturating_sub(context);
     example.tokens.drain(..over);
-    example.labels = example.labels.iter().filter_map(|l| l.checked_sub(over)).collect();
+    example.labels.retain(|label| label.position >= over);
+    for label in &mut example.labels {
+        label.position -= over;
+    }
     Ok(example)
 }
 

@@ -5,10 +5,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::engine::model::llada2::Llada2Config;
+use crate::engine::ops::matmul::Precision;
 use crate::engine::ops::matmul::Write;
-use crate::engine::ops::matmul::parallel_linear;
-use crate::engine::ops::matmul::parallel_linear_input_gradient;
-use crate::engine::ops::matmul::parallel_linear_weight_gradient;
 use crate::engine::ops::norm::rms_norm;
 use crate::engine::ops::norm::rms_norm_backward;
 use crate::engine::ops::rope::Rope;
@@ -46,15 +44,21 @@ pub(super) struct Activations {
 }
 
 /// Projects rows to queries, keys and values; rows from `rows` on to keys and values only.
-pub(super) fn project(config: &Llada2Config, weight: &[f32], at: &mut Activations, rows: usize) {
+pub(super) fn project(
+    config: &Llada2Config,
+    precision: Precision,
+    weight: &[f32],
+    at: &mut Activations,
+    rows: usize,
+) {
     let (hidden, width) = (config.hidden_size, config.qkv_width());
     let queries = config.num_attention_heads * config.head_dim;
     let all = at.normed.len() / hidden;
     resize(&mut at.qkv, rows * width + (all - rows) * (width - queries));
     let (with_queries, without) = at.qkv.split_at_mut(rows * width);
-    parallel_linear(with_queries, &at.normed[..rows * hidden], weight, hidden, width);
+    precision.parallel_linear(with_queries, &at.normed[..rows * hidden], weight, hidden, width);
     if all > rows {
-        parallel_linear(
+        precision.parallel_linear(
             without,
             &at.normed[rows * hidden..],
             &weight[queries * hidden..],
@@ -67,6 +71,7 @@ pub(super) fn project(config: &Llada2Config, weight: &[f32], at: &mut Activation
 #[allow(clippy::too_many_arguments)]
 pub(super) fn project_backward(
     config: &Llada2Config,
+    precision: Precision,
     layer: &LayerLayout,
     parameters: &[f32],
     gradients: &mut [f32],
@@ -81,12 +86,18 @@ pub(super) fn project_backward(
     let (with_queries, without) = dqkv.split_at(rows * width);
     let (dn_with, dn_without) = dn.split_at_mut(rows * hidden);
     let (n_with, n_without) = at.normed.split_at(rows * hidden);
-    parallel_linear_weight_gradient(gradient, with_queries, n_with, hidden, width);
-    parallel_linear_input_gradient(dn_with, with_queries, weight, hidden, width, Write::Replace);
+    precision.parallel_linear_weight_gradient(gradient, with_queries, n_with, hidden, width);
+    precision.parallel_linear_input_gradient(dn_with, with_queries, weight, hidden, width, Write::Replace);
     if !without.is_empty() {
         let rest = width - queries;
-        parallel_linear_weight_gradient(&mut gradient[queries * hidden..], without, n_without, hidden, rest);
-        parallel_linear_input_gradient(
+        precision.parallel_linear_weight_gradient(
+            &mut gradient[queries * hidden..],
+            without,
+            n_without,
+            hidden,
+            rest,
+        );
+        precision.parallel_linear_input_gradient(
             dn_without,
             without,
             &weight[queries * hidden..],
@@ -284,12 +295,13 @@ pub(super) fn attend_backward(
     dqkv
 }
 
-pub(super) fn heads(config: &Llada2Config) -> Heads {
+pub(super) fn heads(config: &Llada2Config, precision: Precision) -> Heads {
     Heads {
         queries: config.num_attention_heads,
         keys: config.num_key_value_heads,
         width: config.head_dim,
         block: config.block_length(),
+        precision,
     }
 }
 

@@ -124,6 +124,7 @@ pub fn train(
     let bias = vec![vec![0.0; config.num_experts]; config.num_hidden_layers];
     let tensors = layout.tensors.iter().map(|tensor| (tensor.range.clone(), rule(tensor))).collect();
     let mut network = Network::new(config, parameters, bias).map_err(TrainError::Config)?;
+    network.precision = options.optimizer.precision;
     let mut optimizer = Optimizer::new(options.optimizer, tensors);
     let mut state = match checkpoint::read_state(&options.out, &mut network, &mut optimizer).map_err(io)? {
         Some(state) if state.examples != examples.len() => {
