@@ -246,6 +246,18 @@ fn the_bundled_configuration_is_written_as_it_is_published() {
 }
 
 #[test]
+fn a_clip_takes_effect_where_values_are_beyond_it() {
+    let tokens: Vec<u32> = (10..30).collect();
+    let logits = |limit: Option<f32>| {
+        let folder = tempfile::tempdir().unwrap();
+        copy("lladamoe", folder.path(), |config| config["clip_qkv"] = json!(limit));
+        runner(folder.path(), Quant::F32).logits(&tokens, Sight::Below(20))
+    };
+    assert_eq!(logits(Some(1e6)), logits(None));
+    assert_ne!(logits(Some(0.1)), logits(None));
+}
+
+#[test]
 fn a_missing_bias_is_named() {
     let folder = tempfile::tempdir().unwrap();
     copy("sdar", folder.path(), |config| config["attention_bias"] = true.into());
