@@ -17,7 +17,8 @@ use crate::corpus::service::Split;
 use crate::corpus::tasks;
 use crate::corpus::tasks::Document;
 use crate::engine::config::Drafting;
-use crate::engine::config::ModelConfig;
+use crate::engine::model::llada2::Llada2Config;
+use crate::engine::model::llada2::Rest;
 use crate::engine::ops::matmul::Precision;
 use crate::engine::tokenizer::Tokenizer;
 use crate::engine::train::objective;
@@ -252,7 +253,7 @@ fn describe(documents: &[Document], examples: &[Example]) {
     }
 }
 
-fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<ModelConfig> {
+fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<Llada2Config> {
     anyhow::ensure!(
         args.hidden.is_multiple_of(args.head),
         "--hidden {} must be a multiple of --head {}",
@@ -260,7 +261,7 @@ fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<ModelConfig> {
         args.head
     );
     let heads = args.hidden / args.head;
-    Ok(ModelConfig {
+    Ok(Llada2Config {
         architectures: vec!["LLaDA2MoeModelLM".to_owned()],
         model_type: "llada2_moe".to_owned(),
         vocab_size: tokenizer.size(),
@@ -271,8 +272,8 @@ fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<ModelConfig> {
         num_key_value_heads: if heads.is_multiple_of(2) { heads / 2 } else { 1 },
         head_dim: args.head,
         rms_norm_eps: 1e-6,
-        rope_theta: 100_000.0,
-        partial_rotary_factor: 0.5,
+        rope_theta: Some(100_000.0),
+        partial_rotary_factor: Some(0.5),
         max_position_embeddings: 131_072,
         num_experts: args.experts,
         num_experts_per_tok: 2,
@@ -288,5 +289,6 @@ fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<ModelConfig> {
         eos_token_id: tokenizer.control(Control::End.token())?,
         pad_token_id: tokenizer.control(Control::Pad.token())?,
         drafting: Some(Drafting::Quote),
+        rest: Rest::default(),
     })
 }

@@ -15,8 +15,10 @@ use crate::engine::config::ConfigError;
 use crate::engine::config::ModelConfig;
 use crate::engine::load::Load;
 use crate::engine::model::linear::Quant;
-use crate::engine::model::llada2::Model;
+use crate::engine::model::transformer::Model;
 use crate::engine::runner::Runner;
+use crate::engine::sequence::CacheMode;
+use crate::engine::sequence::Form;
 use crate::engine::sequence::Generate;
 use crate::engine::sequence::Sequence;
 use crate::engine::tokenizer::Tokenizer;
@@ -42,6 +44,8 @@ pub struct EngineConfig {
     pub max_waiting: usize,
     /// The longest sequence, prompt and canvas, in tokens.
     pub max_tokens: usize,
+    /// What passes keep where attention is full; block-causal models are always exact.
+    pub cache: CacheMode,
 }
 
 impl Default for EngineConfig {
@@ -53,6 +57,7 @@ impl Default for EngineConfig {
             max_running: 64,
             max_waiting: 256,
             max_tokens: 8192,
+            cache: CacheMode::Exact,
         }
     }
 }
@@ -236,14 +241,11 @@ impl Engine {
         let given = request.prompt.iter().chain(request.canvas.iter().flatten());
         self.check(request.prompt.len() + request.canvas.len(), given)?;
         let block = request.block_length.unwrap_or_else(|| model.block_length()).max(1);
-        let sequence = Sequence::generate(
-            &request.prompt,
-            &request.canvas,
-            block,
-            model.mask_token_id,
-            model.eos_token_id,
-            request.generate,
-        );
+        let form = Form { block, cache: self.shared.config.cache, ..Form::of(model) };
+        let mut generate = request.generate;
+        // A mask that settles as a mask would never be done.
+        generate.banned.push(model.mask_token_id);
+        let sequence = Sequence::generate(&request.prompt, &request.canvas, form, generate);
         let (sender, receiver) = watch::channel(Snapshot::default());
         self.send(Job::Generate(sequence, sender))?;
         Ok(Generation { receiver, is_over: false })
@@ -267,8 +269,7 @@ impl Engine {
         if position >= tokens.len() {
             return Err(EngineError::Position { position, tokens: tokens.len() });
         }
-        let block = model.block_length();
-        let sequence = Sequence::score(tokens, position, block, model.mask_token_id, model.pad_token_id);
+        let sequence = Sequence::score(tokens, position, Form::of(model));
         let (sender, receiver) = oneshot::channel();
         self.send(Job::Score(sequence, labels, sender))?;
         receiver.await.map_err(|_| EngineError::Stopped)

@@ -55,7 +55,7 @@ impl Running {
             Reader::Score(_) => Priority::Score,
         };
         let sequence = &self.slot.sequence;
-        Waiting { priority, arrival: self.arrival, pending: sequence.pending(), block: sequence.block }
+        Waiting { priority, arrival: self.arrival, pending: sequence.pending(), unit: sequence.unit() }
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::engine::config::ModelConfig;
+use crate::engine::model::llada2::Llada2Config;
 use crate::engine::ops::matmul::Precision;
 use crate::engine::ops::matmul::Write;
 use crate::engine::ops::norm::rms_norm;
@@ -45,7 +45,7 @@ pub(super) struct Activations {
 
 /// Projects rows to queries, keys and values; rows from `rows` on to keys and values only.
 pub(super) fn project(
-    config: &ModelConfig,
+    config: &Llada2Config,
     precision: Precision,
     weight: &[f32],
     at: &mut Activations,
@@ -70,7 +70,7 @@ pub(super) fn project(
 
 #[allow(clippy::too_many_arguments)]
 pub(super) fn project_backward(
-    config: &ModelConfig,
+    config: &Llada2Config,
     precision: Precision,
     layer: &LayerLayout,
     parameters: &[f32],
@@ -109,7 +109,7 @@ pub(super) fn project_backward(
 }
 
 /// Where the heads of one row are in `qkv`: the query part (empty from `rows` on), keys, values.
-fn parts(config: &ModelConfig, row: usize, rows: usize) -> (Range<usize>, Range<usize>, Range<usize>) {
+fn parts(config: &Llada2Config, row: usize, rows: usize) -> (Range<usize>, Range<usize>, Range<usize>) {
     let queries = config.num_attention_heads * config.head_dim;
     let keys = config.num_key_value_heads * config.head_dim;
     let width = config.qkv_width();
@@ -134,7 +134,7 @@ fn positions(batch: &Batch) -> Vec<usize> {
 
 /// Fills `q`, `k` and `v` from `qkv`: norm of each head, then rotation.
 pub(super) fn turn_heads(
-    config: &ModelConfig,
+    config: &Llada2Config,
     rope: &Rope,
     query_norm: &[f32],
     key_norm: &[f32],
@@ -170,7 +170,7 @@ pub(super) fn turn_heads(
 /// Takes the gradients in `dqkv` from turned heads back to raw ones.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn turn_heads_back(
-    config: &ModelConfig,
+    config: &Llada2Config,
     rope: &Rope,
     parameters: &[f32],
     gradients: &mut [f32],
@@ -243,7 +243,7 @@ fn halves<'a>(
 
 /// Returns the gradient of `qkv`, still of turned heads.
 pub(super) fn attend_backward(
-    config: &ModelConfig,
+    config: &Llada2Config,
     heads: Heads,
     batch: &Batch,
     at: &Activations,
@@ -295,7 +295,7 @@ pub(super) fn attend_backward(
     dqkv
 }
 
-pub(super) fn heads(config: &ModelConfig, precision: Precision) -> Heads {
+pub(super) fn heads(config: &Llada2Config, precision: Precision) -> Heads {
     Heads {
         queries: config.num_attention_heads,
         keys: config.num_key_value_heads,

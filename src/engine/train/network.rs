@@ -8,13 +8,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::engine::config::ModelConfig;
+use crate::engine::model::llada2::Llada2Config;
 use crate::engine::ops::matmul::Precision;
 use crate::engine::ops::matmul::Write;
 use crate::engine::ops::norm::rms_norm;
 use crate::engine::ops::norm::rms_norm_backward;
 use crate::engine::ops::rope::Rope;
-use crate::engine::ops::route::Routing;
 use crate::engine::train::batch::Batch;
 use crate::engine::train::experts;
 use crate::engine::train::experts::Shape;
@@ -38,7 +37,7 @@ use crate::engine::train::loss::LossGradient;
 #[derive(Debug)]
 pub struct Network {
     /// The shapes.
-    pub config: ModelConfig,
+    pub config: Llada2Config,
     /// Where every parameter lies.
     pub layout: Layout,
     /// All parameters, as `layout` says.
@@ -63,16 +62,17 @@ impl Network {
     /// # Errors
     /// When the trainer does not know the configuration's form.
     pub fn new(
-        config: ModelConfig,
+        config: Llada2Config,
         parameters: Vec<f32>,
         expert_bias: Vec<Vec<f32>>,
     ) -> Result<Network, String> {
         let layout = Layout::new(&config)?;
+        let (rope_theta, rotary_dim) = config.rotation()?;
         if parameters.len() != layout.len {
             return Err(format!("{} parameters given, {} wanted", parameters.len(), layout.len));
         }
         Ok(Network {
-            rope: Rope::new(config.rotary_dim(), config.rope_theta),
+            rope: Rope::new(rotary_dim, rope_theta),
             gradients: vec![0.0; layout.len],
             load: vec![vec![0; config.num_experts]; config.num_hidden_layers],
             layers: (0..config.num_hidden_layers).map(|_| Activations::default()).collect(),
@@ -255,18 +255,13 @@ impl Network {
     }
 }
 
-fn shape(config: &ModelConfig, precision: Precision) -> Shape {
+fn shape(config: &Llada2Config, precision: Precision) -> Shape {
     Shape {
         hidden: config.hidden_size,
         experts: config.num_experts,
         width: config.moe_intermediate_size,
         shared: config.shared_width(),
-        routing: Routing {
-            chosen: config.num_experts_per_tok,
-            groups: 1,
-            kept_groups: 1,
-            scale: config.routed_scaling_factor,
-        },
+        routing: config.routing(),
         precision,
     }
 }
