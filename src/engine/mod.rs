@@ -3,7 +3,7 @@
 //! In reading order: [`config`] (a checkpoint's shapes), [`tokenizer`], [`sequence`] (tokens on
 //! their way), [`sampler`] (what settles), [`scheduler`] (who runs), [`runner`] (one step),
 //! [`worker`] (the thread) and [`handle`] (what callers hold), with [`load`]. Below them [`model`] (the forward
-//! pass), [`kv_cache`], [`weights`] and [`ops`] (arithmetic); beside them [`train`].
+//! pass), [`kv_cache`] with its [`pages`], [`weights`] and [`ops`] (arithmetic); beside them [`train`].
 
 pub mod config;
 pub mod handle;
@@ -11,6 +11,7 @@ pub mod kv_cache;
 pub mod load;
 pub mod model;
 pub mod ops;
+pub mod pages;
 pub mod runner;
 pub mod sampler;
 pub mod scheduler;

@@ -80,6 +80,10 @@ pub(super) async fn metrics(_known: Identity, calls: web::Data<Calls>) -> HttpRe
         gauge(&mut text, "engine_up", "Whether the model answers.", usize::from(has_model(&calls)));
         total(&mut text, "engine_steps_total", "Forward passes.", &load.steps);
         total(&mut text, "engine_rows_total", "Rows computed, prompts included.", &load.rows);
+        let help = "Tokens of prompts.";
+        total(&mut text, "engine_prompt_tokens_total", help, &load.prompt_tokens);
+        let help = "Tokens of prompts that were in the cache.";
+        total(&mut text, "engine_reused_tokens_total", help, &load.reused_tokens);
         total(&mut text, "engine_tokens_total", "Tokens unmasked.", &load.tokens);
     }
     let totals: [(&str, &str, &AtomicU64); 11] = [
