@@ -149,7 +149,14 @@ fn measure(runner: &mut Runner, args: &EngineArgs, config: &ModelConfig, prompts
         .iter()
         .map(|prompt| {
             let banned = vec![config.mask_token_id, config.eos_token_id, config.pad_token_id];
-            let generate = Generate { rule, banned, banned_at: vec![], stops_at_end: false };
+            let generate = Generate {
+                rule,
+                banned,
+                banned_at: vec![],
+                stops_at_end: false,
+                sampling: None,
+                min_passes: 0,
+            };
             let canvas = vec![None; args.generate_tokens];
             let ids = (config.mask_token_id, config.eos_token_id);
             let sequence = Sequence::generate(prompt, &canvas, block, ids.0, ids.1, generate);

@@ -146,7 +146,7 @@ impl Runner {
     }
 }
 
-/// Reads one row of logits: the likeliest token that is allowed, or the labels' probabilities.
+/// Reads one row of logits: the token that is allowed and likeliest or drawn, or the labels' probabilities.
 fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
     match &slot.sequence.purpose {
         Purpose::Score { .. } => {
@@ -161,14 +161,15 @@ fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
             for id in generate.banned.iter().chain(here) {
                 logits[*id as usize] = f32::NEG_INFINITY;
             }
-            let best = largest(logits);
-            let token = logits.iter().position(|s| *s == best).unwrap_or(0);
-            let confidence = 1.0 / sum_of_exponentials(logits, best);
-            Read::Candidate(Candidate {
-                at: position - slot.sequence.current,
-                token: token as u32,
-                confidence,
-            })
+            let (token, confidence) = match &generate.sampling {
+                Some(sampling) => sampling.draw(logits, position, slot.sequence.pass),
+                None => {
+                    let best = largest(logits);
+                    let token = logits.iter().position(|s| *s == best).unwrap_or(0);
+                    (token as u32, 1.0 / sum_of_exponentials(logits, best))
+                }
+            };
+            Read::Candidate(Candidate { at: position - slot.sequence.current, token, confidence })
         }
     }
 }

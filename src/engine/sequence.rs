@@ -2,6 +2,7 @@
 
 use crate::engine::sampler::Candidate;
 use crate::engine::sampler::Rule;
+use crate::engine::sampling::Sampling;
 
 /// What a sequence is for.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +27,10 @@ pub struct Generate {
     pub banned_at: Vec<(usize, u32)>,
     /// Whether an end of text in a finished block ends the sequence.
     pub stops_at_end: bool,
+    /// How tokens are drawn; the likeliest is taken when `None`.
+    pub sampling: Option<Sampling>,
+    /// The fewest passes of a block that has as many masks.
+    pub min_passes: usize,
 }
 
 /// A sequence's tokens and how far it is.
@@ -187,10 +192,13 @@ impl Sequence {
             self.is_done = true;
             return Change::default();
         };
-        let rule = generate.rule;
+        let (rule, min_passes) = (generate.rule, generate.min_passes);
         let range = self.current..self.current + self.block;
         let began_masked = self.tokens[range.clone()].contains(&self.mask);
-        let settled = rule.settle(self.pass, &self.tokens[range.clone()], self.mask, candidates);
+        let mut settled = rule.settle(self.pass, &self.tokens[range.clone()], self.mask, candidates);
+        let masked = self.tokens[range.clone()].iter().filter(|token| **token == self.mask).count();
+        let left = min_passes.saturating_sub(self.pass).max(1);
+        settled.keep_surest(masked.div_ceil(left), candidates);
         for i in settled.unmasked.iter().chain(&settled.edited) {
             let at = self.current + candidates[*i].at;
             self.tokens[at] = candidates[*i].token;
@@ -257,7 +265,14 @@ mod tests {
 
     fn generate() -> Generate {
         let rule = Rule::Threshold { threshold: 0.5, steps: 4 };
-        Generate { rule, banned: vec![], banned_at: vec![], stops_at_end: true }
+        Generate {
+            rule,
+            banned: vec![],
+            banned_at: vec![],
+            stops_at_end: true,
+            sampling: None,
+            min_passes: 0,
+        }
     }
 
     fn sure(sequence: &Sequence, token: u32) -> Vec<Candidate> {

@@ -166,7 +166,14 @@ fn check_forward(runner: &mut Runner, case: &ForwardCase, expected: &[f32]) -> R
 
 fn check_decode(runner: &mut Runner, case: &DecodeCase) -> Result<String, String> {
     let rule = rule(case)?;
-    let generate = Generate { rule, banned: vec![], banned_at: vec![], stops_at_end: true };
+    let generate = Generate {
+        rule,
+        banned: vec![],
+        banned_at: vec![],
+        stops_at_end: true,
+        sampling: None,
+        min_passes: 0,
+    };
     let canvas = vec![None; case.gen_length];
     let sequence =
         Sequence::generate(&case.prompt, &canvas, case.block_length, case.mask_id, case.eos_id, generate);
