@@ -10,6 +10,9 @@ pub mod chat;
 pub mod writing;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::UNIX_EPOCH;
 
 use tokio::sync::Semaphore;
 
@@ -99,6 +102,7 @@ pub struct Completer {
 struct Shared {
     engine: Engine,
     name: String,
+    created: u64,
     form: Form,
     /// Never written: masks, and the controls of this project's own checkpoints.
     banned: Vec<u32>,
@@ -107,6 +111,8 @@ struct Shared {
     /// How many texts may be written at once. Overflow rule: one more is refused.
     places: Arc<Semaphore>,
     most: usize,
+    done: AtomicU64,
+    cancelled: AtomicU64,
 }
 
 impl Completer {
@@ -130,15 +136,25 @@ impl Completer {
         let name = engine.folder().canonicalize().ok();
         let name = name.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
         let name = name.map_or_else(|| model.model_type.clone(), |name| name.into_owned());
+        let written = std::fs::metadata(engine.folder().join("config.json")).and_then(|file| file.modified());
+        let created = written.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let created = created.map_or(0, |since| since.as_secs());
         // Half of what may wait is left to calls.
         let most = engine.config().max_running + engine.config().max_waiting / 2;
         let places = Arc::new(Semaphore::new(most));
-        Ok(Completer { shared: Arc::new(Shared { engine, name, form, banned, ends, places, most }) })
+        let (done, cancelled) = (AtomicU64::new(0), AtomicU64::new(0));
+        let shared = Shared { engine, name, created, form, banned, ends, places, most, done, cancelled };
+        Ok(Completer { shared: Arc::new(shared) })
     }
 
     /// Returns the model's name: that of its folder.
     pub fn name(&self) -> &str {
         &self.shared.name
+    }
+
+    /// Returns when the model's files were written, in seconds since 1970.
+    pub fn created(&self) -> u64 {
+        self.shared.created
     }
 
     /// Returns the engine.
@@ -155,6 +171,16 @@ impl Completer {
     /// Returns how many texts are being written.
     pub fn running(&self) -> usize {
         self.shared.most - self.shared.places.available_permits()
+    }
+
+    /// Returns how many texts were completed.
+    pub fn done(&self) -> u64 {
+        self.shared.done.load(Relaxed)
+    }
+
+    /// Returns how many texts were dropped before they were complete.
+    pub fn cancelled(&self) -> u64 {
+        self.shared.cancelled.load(Relaxed)
     }
 
     /// Returns how many tokens a text has.

@@ -1,5 +1,7 @@
 //! A text on its way: what the engine reports, read as text, until the text is complete.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::completion::Completer;
@@ -88,6 +90,7 @@ impl Writing {
         let is_done = snapshot.is_done || written.iter().all(|written| written.is_complete);
         if is_done {
             self.generation = None;
+            shared.done.fetch_add(1, Relaxed);
         }
         let usage = Usage {
             prompt_tokens: self.canvas.given,
@@ -109,5 +112,13 @@ impl Writing {
             last = update;
         }
         Ok(last)
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if self.generation.is_some() {
+            self.completer.shared.cancelled.fetch_add(1, Relaxed);
+        }
     }
 }
