@@ -214,6 +214,23 @@ async fn a_text_ends_before_its_stop_text() {
 }
 
 #[tokio::test]
+async fn the_text_of_control_tokens_is_text() {
+    let site = Site::start().await;
+    let tokens = async |prompt: &str| {
+        let answer = site.ask("/v1/completions", json!({"prompt": prompt, "max_tokens": 1})).await;
+        answer["usage"]["prompt_tokens"].as_u64().unwrap()
+    };
+    assert!(tokens("<|mask|>").await > 1, "one token would be the mask itself");
+    assert_eq!(tokens("a<|end|>").await, tokens("a").await + tokens("<|end|>").await);
+    let chat = async |text: &str| {
+        let answer = site.ask("/v1/chat/completions", json!({"messages": user(text), "max_tokens": 1})).await;
+        answer["usage"]["prompt_tokens"].as_u64().unwrap()
+    };
+    assert!(chat("<|reply|> <|agent|>").await > chat("a b").await + 2);
+    site.app.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_suffix_stands_behind_what_is_written() {
     let site = Site::start().await;
     let body = |suffix: Value| json!({"prompt": "Dear ", "suffix": suffix, "max_tokens": 4});

@@ -56,6 +56,10 @@ pub struct Writing {
     generation: Option<Generation>,
     canvas: Canvas,
     stop: Vec<String>,
+    /// Whether steps that settle nothing are passed over.
+    is_settled_only: bool,
+    /// How many tokens were settled at the last look.
+    settled: usize,
     _place: OwnedSemaphorePermit,
 }
 
@@ -67,7 +71,21 @@ impl Writing {
         stop: Vec<String>,
         place: OwnedSemaphorePermit,
     ) -> Writing {
-        Writing { completer, generation: Some(generation), canvas, stop, _place: place }
+        Writing {
+            completer,
+            generation: Some(generation),
+            canvas,
+            stop,
+            is_settled_only: false,
+            settled: 0,
+            _place: place,
+        }
+    }
+
+    /// Passes over steps that settle nothing: who does not show them need not wait for them to be read.
+    pub fn settled_only(mut self) -> Writing {
+        self.is_settled_only = true;
+        self
     }
 
     /// Returns the newest state, the last of which is complete; then `None`. Cancel-safe.
@@ -78,7 +96,13 @@ impl Writing {
     /// When the engine stops.
     pub async fn next(&mut self) -> Result<Option<Update>, EngineError> {
         let Some(generation) = &mut self.generation else { return Ok(None) };
-        let snapshot = generation.next().await?.ok_or(EngineError::Stopped)?;
+        let snapshot = loop {
+            let snapshot = generation.next().await?.ok_or(EngineError::Stopped)?;
+            if !self.is_settled_only || snapshot.is_done || snapshot.settled > self.settled {
+                break snapshot;
+            }
+        };
+        self.settled = snapshot.settled;
         let shared = &self.completer.shared;
         let reading = Reading {
             tokenizer: shared.engine.tokenizer(),
@@ -107,6 +131,7 @@ impl Writing {
     /// # Errors
     /// When the engine stops.
     pub async fn finish(mut self) -> Result<Update, EngineError> {
+        self.is_settled_only = true;
         let mut last = Update::default();
         while let Some(update) = self.next().await? {
             last = update;

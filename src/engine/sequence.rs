@@ -306,6 +306,18 @@ mod tests {
     }
 
     #[test]
+    fn a_block_takes_as_many_passes_as_it_must() {
+        let mut sequence =
+            Sequence::generate(&[], &[None; 4], 4, 0, 1, Generate { min_passes: 3, ..generate() });
+        let mut settled = Vec::new();
+        while !sequence.is_done {
+            let candidates = sure(&sequence, 9);
+            settled.push(sequence.apply(&candidates).unmasked);
+        }
+        assert_eq!(settled, [2, 1, 1]);
+    }
+
+    #[test]
     fn a_scored_position_is_in_the_block_that_is_computed_last() {
         // The position ends a block; the end of text after it would begin another.
         let sequence = Sequence::score(&[5; 9], 7, 4, 0, 2);

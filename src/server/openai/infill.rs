@@ -68,6 +68,7 @@ pub(super) async fn fill(asked: Asked, model: Model) -> Answer {
     if manner.is_stream
         && let Some(writing) = writings.pop()
     {
+        let writing = if manner.stream_tentative { writing } else { writing.settled_only() };
         let following = Following { head, holed, writing, stream_tentative: manner.stream_tentative };
         return Ok(events(stream::unfold(Some(following), |following| async {
             let (text, following) = following?.next().await;

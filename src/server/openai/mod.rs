@@ -15,9 +15,11 @@ mod stream;
 
 use actix_web::HttpResponse;
 use actix_web::web;
+use serde_json::Value;
 use serde_json::json;
 
 use crate::completion::Completer;
+use crate::server::error::ApiError;
 use crate::server::openai::error::OpenAiError;
 use crate::store::identity::Identity;
 
@@ -34,17 +36,13 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .route("/v1/infill", web::post().to(infill::fill));
 }
 
-async fn models(known: Result<Identity, crate::server::error::ApiError>, model: Model) -> Answer {
+async fn models(known: Result<Identity, ApiError>, model: Model) -> Answer {
     known?;
     let models: Vec<_> = model.as_ref().iter().map(about).collect();
     Ok(HttpResponse::Ok().json(json!({"object": "list", "data": models})))
 }
 
-async fn model(
-    known: Result<Identity, crate::server::error::ApiError>,
-    asked: web::Path<String>,
-    model: Model,
-) -> Answer {
+async fn model(known: Result<Identity, ApiError>, asked: web::Path<String>, model: Model) -> Answer {
     known?;
     let completer = loaded(&model)?;
     if *asked != completer.name() {
@@ -60,7 +58,7 @@ fn loaded(model: &Model) -> Result<Completer, OpenAiError> {
     Option::clone(model).ok_or_else(OpenAiError::not_loaded)
 }
 
-fn about(completer: &Completer) -> serde_json::Value {
+fn about(completer: &Completer) -> Value {
     let engine = completer.engine();
     json!({
         "id": completer.name(), "object": "model", "created": completer.created(), "owned_by": "chatdlm",

@@ -75,6 +75,7 @@ fn follow(
     writing: Writing,
     stream_tentative: bool,
 ) -> LocalBoxStream<'static, Result<Piece, EngineError>> {
+    let writing = if stream_tentative { writing } else { writing.settled_only() };
     let state = (writing, 0, true);
     stream::try_unfold(state, move |(mut writing, mut sent, is_first)| async move {
         loop {
