@@ -57,7 +57,7 @@ impl App {
 
         let store = Store::open(&data_dir.join(DATABASE)).await.context("cannot open the database")?;
         let library = Library::open(store.clone(), data_dir).await.context("cannot open the knowledge")?;
-        let Model { drafter, emotions, completer } = load_model(&config.model);
+        let Model { drafter, emotions, completer, engine } = load_model(&config.model);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let terms = Terms::new(store.clone());
         let parts = Parts {
@@ -68,6 +68,7 @@ impl App {
             searches: Arc::new(Semaphore::new(cores)),
             drafter,
             emotions,
+            engine,
             counters: Arc::default(),
             config: config.calls,
         };
@@ -119,6 +120,7 @@ struct Model {
     drafter: Drafter,
     emotions: Option<EmotionReader>,
     completer: Option<Completer>,
+    engine: Option<Engine>,
 }
 
 /// Loads the model. Without one drafts fail visibly and emotions are not read; the rest goes on.
@@ -128,7 +130,12 @@ fn load_model(config: &ModelConfig) -> Model {
         Engine::start(&folder, config.engine.clone()).map_err(anyhow::Error::from).and_then(|engine| {
             let emotions = EmotionReader::new(engine.clone())?;
             let completer = Completer::new(engine.clone())?;
-            Ok(Model { drafter: Drafter::new(engine)?, emotions: Some(emotions), completer: Some(completer) })
+            Ok(Model {
+                drafter: Drafter::new(engine.clone())?,
+                emotions: Some(emotions),
+                completer: Some(completer),
+                engine: Some(engine),
+            })
         });
     match loaded {
         Ok(model) => model,
@@ -138,6 +145,7 @@ fn load_model(config: &ModelConfig) -> Model {
                 drafter: Drafter::without_model("the model is not loaded; the server's log says why"),
                 emotions: None,
                 completer: None,
+                engine: None,
             }
         }
     }

@@ -10,9 +10,12 @@ use chatdlm::engine::handle::EngineError;
 use chatdlm::engine::handle::GenerateRequest;
 use chatdlm::engine::handle::Snapshot;
 use chatdlm::engine::model::linear::Quant;
-use chatdlm::engine::model::llada2::Model;
+use chatdlm::engine::model::llada2::Llada2Config;
+use chatdlm::engine::model::transformer::Model;
+use chatdlm::engine::model::transformer::Sight;
 use chatdlm::engine::runner::Runner;
 use chatdlm::engine::sampler::Rule;
+use chatdlm::engine::sequence::Form;
 use chatdlm::engine::sequence::Generate;
 use chatdlm::engine::sequence::Sequence;
 use chatdlm::engine::tokenizer::Tokenizer;
@@ -23,9 +26,12 @@ use chatdlm::engine::train::trainer;
 use chatdlm::engine::train::trainer::TrainOptions;
 use chatdlm::engine::weights::Weights;
 
+const FAMILIES: [&str; 7] =
+    ["dream", "llada", "llada2_moe", "llada2_moe_block_routing", "lladamoe", "sdar", "sdar_moe"];
+
 const CONTROLS: [&str; 3] = ["<|mask|>", "<|end|>", "<|pad|>"];
 
-fn config() -> ModelConfig {
+fn config() -> Llada2Config {
     serde_json::from_value(serde_json::json!({
         "architectures": ["LLaDA2MoeModelLM"], "model_type": "llada2_moe", "vocab_size": 300,
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -97,12 +103,18 @@ async fn finish(engine: &Engine, request: GenerateRequest) -> Snapshot {
 }
 
 #[test]
-fn reference_fixtures_reproduce() {
+fn reference_fixtures_of_every_family_reproduce() {
+    let folders = FAMILIES.map(|family| format!("tests/fixtures/{family}"));
     let output = Command::new(env!("CARGO_BIN_EXE_chatdlm"))
-        .args(["eval", "fixtures", "tests/fixtures/llada2_moe"])
+        .args(["eval", "fixtures"])
+        .args(&folders)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    for family in FAMILIES {
+        assert!(text.contains(&format!("ok    {family} forward 0")), "{text}");
+    }
     let missing = Command::new(env!("CARGO_BIN_EXE_chatdlm"))
         .args(["eval", "fixtures", "tests/none"])
         .output()
@@ -141,10 +153,12 @@ fn the_cache_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     train(folder.path(), 10);
     let weights = Weights::open(folder.path()).unwrap();
-    let mut runner = Runner::new(Model::load(config(), &weights, Quant::F32, |_, _| {}).unwrap());
+    let model = ModelConfig::read(folder.path()).unwrap();
+    let form = Form::of(&model);
+    let mut runner = Runner::new(Model::load(model, &weights, Quant::F32, |_, _| {}).unwrap());
     let prompt: Vec<u32> = (20..45).collect();
     let GenerateRequest { canvas, generate, .. } = request(&prompt, 20);
-    let sequence = Sequence::generate(&prompt, &canvas, 8, 0, 1, generate);
+    let sequence = Sequence::generate(&prompt, &canvas, form, generate);
     // Cached, in small chunks.
     let mut slot = runner.slot(sequence, vec![]);
     while !slot.sequence.is_done {
@@ -155,10 +169,10 @@ fn the_cache_changes_nothing() {
     let mut masked = tokens.clone();
     let last = tokens.len() - 8;
     masked[last..].fill(0);
-    let logits = runner.logits(&masked, 8);
+    let logits = runner.logits(&masked, Sight::Blocks(8));
     let GenerateRequest { generate, .. } = request(&prompt, 20);
     let canvas: Vec<Option<u32>> = tokens[25..last].iter().map(|t| Some(*t)).chain([None; 4]).collect();
-    let mut fresh = runner.slot(Sequence::generate(&prompt, &canvas, 8, 0, 1, generate), vec![]);
+    let mut fresh = runner.slot(Sequence::generate(&prompt, &canvas, form, generate), vec![]);
     while !fresh.sequence.is_done {
         runner.step(&mut [(&mut fresh, 1000)]);
     }

@@ -9,10 +9,11 @@ use serde_json::json;
 use crate::config::ModelConfig as ModelPlace;
 use crate::engine::config::ModelConfig;
 use crate::engine::model::linear::Quant;
-use crate::engine::model::llada2::Model;
+use crate::engine::model::transformer::Model;
 use crate::engine::runner::Runner;
 use crate::engine::runner::Slot;
 use crate::engine::sampler::Rule;
+use crate::engine::sequence::Form;
 use crate::engine::sequence::Generate;
 use crate::engine::sequence::Sequence;
 use crate::engine::tokenizer::Tokenizer;
@@ -158,14 +159,13 @@ fn measure(runner: &mut Runner, args: &EngineArgs, config: &ModelConfig, prompts
                 min_passes: 0,
             };
             let canvas = vec![None; args.generate_tokens];
-            let ids = (config.mask_token_id, config.eos_token_id);
-            let sequence = Sequence::generate(prompt, &canvas, block, ids.0, ids.1, generate);
+            let sequence = Sequence::generate(prompt, &canvas, Form::of(config), generate);
             runner.slot(sequence, Vec::new())
         })
         .collect();
     let began = Instant::now();
     for slot in &mut slots {
-        while slot.sequence.pending() > block {
+        while slot.sequence.is_prefilling() {
             let rows = args.step_rows.min(slot.sequence.pending() - block);
             runner.step(&mut [(slot, rows)]);
         }

@@ -17,9 +17,13 @@ use crate::corpus::service::Split;
 use crate::corpus::tasks;
 use crate::corpus::tasks::Document;
 use crate::engine::config::Drafting;
-use crate::engine::config::ModelConfig;
+use crate::engine::model::llada2::Llada2Config;
+use crate::engine::model::llada2::Rest;
+use crate::engine::ops::matmul::Precision;
 use crate::engine::tokenizer::Tokenizer;
+use crate::engine::train::objective;
 use crate::engine::train::objective::Example;
+use crate::engine::train::objective::Label;
 use crate::engine::train::optimizer::OptimizerConfig;
 use crate::engine::train::optimizer::Schedule;
 use crate::engine::train::trainer;
@@ -90,6 +94,9 @@ pub struct Args {
     /// Steps between lines of the log.
     #[arg(long, default_value_t = 25)]
     log_every: u64,
+    /// How the factors of products are rounded; sums, norms and the router are in f32 always.
+    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
+    precision: Precision,
     /// Threads; 0 for one a core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -134,7 +141,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         out: args.out.clone(),
         batch_tokens: args.batch_tokens,
         schedule: Schedule { warm_up: args.warm_up, decay: args.decay, steps: args.steps },
-        optimizer: OptimizerConfig { learning_rate: args.learning_rate, ..OptimizerConfig::default() },
+        optimizer: OptimizerConfig {
+            learning_rate: args.learning_rate,
+            precision: args.precision,
+            ..OptimizerConfig::default()
+        },
         checkpoint_every: args.checkpoint_every,
         log_every: args.log_every,
         seed: args.seed,
@@ -198,7 +209,9 @@ fn tokenizer(args: &Args, documents: &[Document]) -> anyhow::Result<Tokenizer> {
 fn encode(documents: &[Document], tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Vec<Example>> {
     let encoded: Result<Vec<Example>, _> =
         documents.par_iter().map(|d| example(&d.pieces, tokenizer, context)).collect();
-    Ok(encoded?)
+    let mut examples = encoded?;
+    objective::balance_labels(&mut examples);
+    Ok(examples)
 }
 
 /// Encodes pieces; of a document that is too long the first tokens go, for the end holds what is asked.
@@ -213,7 +226,7 @@ fn example(
             Piece::Text(text) => tokenizer.encode(text, &mut example.tokens)?,
             Piece::Control(control) => {
                 if matches!(control, Control::Label(_)) {
-                    example.labels.push(example.tokens.len());
+                    example.labels.push(Label { position: example.tokens.len(), weight: 1.0 });
                 }
                 example.tokens.push(tokenizer.control(control.token())?);
             }
@@ -221,7 +234,10 @@ fn example(
     }
     let over = example.tokens.len().saturating_sub(context);
     example.tokens.drain(..over);
-    example.labels = example.labels.iter().filter_map(|l| l.checked_sub(over)).collect();
+    example.labels.retain(|label| label.position >= over);
+    for label in &mut example.labels {
+        label.position -= over;
+    }
     Ok(example)
 }
 
@@ -237,7 +253,7 @@ fn describe(documents: &[Document], examples: &[Example]) {
     }
 }
 
-fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<ModelConfig> {
+fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<Llada2Config> {
     anyhow::ensure!(
         args.hidden.is_multiple_of(args.head),
         "--hidden {} must be a multiple of --head {}",
@@ -245,7 +261,7 @@ fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<ModelConfig> {
         args.head
     );
     let heads = args.hidden / args.head;
-    Ok(ModelConfig {
+    Ok(Llada2Config {
         architectures: vec!["LLaDA2MoeModelLM".to_owned()],
         model_type: "llada2_moe".to_owned(),
         vocab_size: tokenizer.size(),
@@ -256,8 +272,8 @@ fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<ModelConfig> {
         num_key_value_heads: if heads.is_multiple_of(2) { heads / 2 } else { 1 },
         head_dim: args.head,
         rms_norm_eps: 1e-6,
-        rope_theta: 100_000.0,
-        partial_rotary_factor: 0.5,
+        rope_theta: Some(100_000.0),
+        partial_rotary_factor: Some(0.5),
         max_position_embeddings: 131_072,
         num_experts: args.experts,
         num_experts_per_tok: 2,
@@ -273,5 +289,6 @@ fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<ModelConfig> {
         eos_token_id: tokenizer.control(Control::End.token())?,
         pad_token_id: tokenizer.control(Control::Pad.token())?,
         drafting: Some(Drafting::Quote),
+        rest: Rest::default(),
     })
 }

@@ -7,7 +7,9 @@
 use std::ops::Range;
 
 use crate::completion::chat::Prompt;
+use crate::engine::config::Attention;
 use crate::engine::handle::Snapshot;
+use crate::engine::sequence::Form;
 use crate::engine::tokenizer::Tokenizer;
 use crate::engine::tokenizer::TokenizerError;
 
@@ -32,8 +34,8 @@ pub struct Canvas {
     pub prompt: Vec<u32>,
     /// What follows: tokens that stand, and `None` where the model writes.
     pub tokens: Vec<Option<u32>>,
-    /// The block length.
-    pub block: usize,
+    /// What the model wants of it; its block length is the request's.
+    pub form: Form,
     /// How many tokens were given, without what fills the last block.
     pub given: usize,
     holes: Vec<Hole>,
@@ -79,8 +81,7 @@ pub struct Written {
 }
 
 impl Canvas {
-    /// Lays out parts after a prompt; `fill` is what stands behind a text whose last part is fixed,
-    /// once and then repeated.
+    /// Lays out parts after a prompt.
     ///
     /// A token of a word holds the space before it. Where a fixed part ends with a space that space
     /// is left to the open part's first token, and taken off again when that is read.
@@ -91,8 +92,7 @@ impl Canvas {
         prompt: &Prompt,
         parts: &[Part],
         tokenizer: &Tokenizer,
-        block: usize,
-        fill: (u32, u32),
+        form: Form,
     ) -> Result<Canvas, TokenizerError> {
         let mut all: Vec<Option<u32>> = prompt.ids.iter().copied().map(Some).collect();
         let mut holes = Vec::new();
@@ -116,11 +116,11 @@ impl Canvas {
         }
         let given = all.iter().flatten().count();
         let is_open_ended = matches!(parts.last(), Some(Part::Open(_))) && holes.len() == 1;
-        if !matches!(parts.last(), Some(Part::Open(_))) {
+        if !matches!(parts.last(), Some(Part::Open(_))) && form.attention == Attention::BlockCausal {
             // Nobody reads the rest of the last block, so nobody waits for it.
             let end = all.len();
-            for i in end..end.next_multiple_of(block) {
-                all.push(Some(if i == end { fill.0 } else { fill.1 }));
+            for i in end..end.next_multiple_of(form.block) {
+                all.push(Some(if i == end { form.end_of_text } else { form.pad }));
             }
         }
         let first = holes.first().map_or(all.len(), |hole| hole.range.start);
@@ -129,7 +129,7 @@ impl Canvas {
             hole.range = hole.range.start - first..hole.range.end - first;
         }
         let prompt = all.into_iter().flatten().collect();
-        Ok(Canvas { prompt, tokens, block, given, holes, is_open_ended })
+        Ok(Canvas { prompt, tokens, form, given, holes, is_open_ended })
     }
 
     /// Returns whether the one open part is the last, so that the model may end the text.
@@ -140,9 +140,9 @@ impl Canvas {
     /// Returns what stands in each open part of the canvas as the engine gives it.
     pub fn read(&self, snapshot: &Snapshot, reading: Reading<'_>) -> Vec<Written> {
         let settled = if snapshot.is_done { snapshot.canvas.len() } else { snapshot.settled };
-        // Where the block being denoised ends.
-        let absolute = self.prompt.len() + settled;
-        let block_end = (absolute / self.block + 1) * self.block - self.prompt.len();
+        // Where the block being denoised ends: with full attention blocks count from the prompt's end.
+        let first = if self.form.attention == Attention::Full { 0 } else { self.prompt.len() };
+        let block_end = ((first + settled) / self.form.block + 1) * self.form.block - first;
         self.holes.iter().map(|hole| hole.read(snapshot, settled, block_end, reading)).collect()
     }
 }
@@ -228,6 +228,7 @@ fn shown(ids: &[u32], reading: Reading<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::sequence::CacheMode;
 
     const MASK: u32 = 0;
     const END: u32 = 1;
@@ -243,8 +244,19 @@ mod tests {
         ids
     }
 
+    const BLOCKS: Form = Form {
+        attention: Attention::BlockCausal,
+        block: 8,
+        cache: CacheMode::Exact,
+        logits_shift: 0,
+        mask: MASK,
+        end_of_text: END,
+        pad: 2,
+    };
+    const FULL: Form = Form { attention: Attention::Full, ..BLOCKS };
+
     fn canvas(parts: &[Part]) -> Canvas {
-        Canvas::new(&Prompt::default(), parts, &tokenizer(), 8, (END, 2)).expect("is laid out")
+        Canvas::new(&Prompt::default(), parts, &tokenizer(), BLOCKS).expect("is laid out")
     }
 
     fn read(canvas: &Canvas, written: &[u32], settled: usize, stop: &[&str]) -> Vec<Written> {
@@ -312,5 +324,14 @@ mod tests {
         let masks = "░".repeat(8 - before % 8 - 2);
         assert_eq!(found.tentative, format!("░{shown}{masks}"));
         assert!(found.text.is_empty() && !found.is_complete);
+    }
+
+    #[test]
+    fn with_full_attention_blocks_begin_behind_the_prompt_and_nothing_is_filled_up() {
+        let parts = [Part::Fixed("dear".into()), Part::Open(20), Part::Fixed(" order".into())];
+        let canvas = Canvas::new(&Prompt::default(), &parts, &tokenizer(), FULL).expect("is laid out");
+        assert_eq!(canvas.tokens.len(), 20 + ids(" order").len());
+        let found = read(&canvas, &[], 0, &[]).remove(0);
+        assert_eq!(found.tentative, "░".repeat(8));
     }
 }

@@ -31,27 +31,27 @@ pub struct Prompt {
 
 /// How conversations are put to the model.
 #[derive(Debug)]
-pub enum Form {
+pub enum ChatForm {
     /// As the checkpoint's template says.
-    Template(ChatTemplate),
+    Template(Box<ChatTemplate>),
     /// In this project's turns and cards.
     Turns,
     /// Not at all: the checkpoint only continues text.
     None,
 }
 
-impl Form {
+impl ChatForm {
     /// Finds the form of the checkpoint in `folder`.
     ///
     /// # Errors
     /// When its chat template is damaged.
-    pub fn read(folder: &Path, tokenizer: &Tokenizer) -> Result<Form, CompletionError> {
+    pub fn read(folder: &Path, tokenizer: &Tokenizer) -> Result<ChatForm, CompletionError> {
         if let Some(template) = ChatTemplate::read(folder)? {
-            return Ok(Form::Template(template));
+            return Ok(ChatForm::Template(Box::new(template)));
         }
         let turns = [Control::Customer, Control::Agent, Control::Card, Control::Reply];
         let has_turns = turns.iter().all(|control| tokenizer.control(control.token()).is_ok());
-        Ok(if has_turns { Form::Turns } else { Form::None })
+        Ok(if has_turns { ChatForm::Turns } else { ChatForm::None })
     }
 
     /// Returns the prompt of a conversation.
@@ -60,13 +60,13 @@ impl Form {
     /// When there is no form, or the template refuses the conversation.
     pub fn prompt(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<Prompt, CompletionError> {
         match self {
-            Form::Template(template) => {
+            ChatForm::Template(template) => {
                 Ok(Prompt { ids: template.render(messages, tokenizer)?, begins_with_space: false })
             }
-            Form::Turns => {
+            ChatForm::Turns => {
                 Ok(Prompt { ids: prompt::encode(&turns(messages), tokenizer)?, begins_with_space: true })
             }
-            Form::None => Err(CompletionError::NoTemplate),
+            ChatForm::None => Err(CompletionError::NoTemplate),
         }
     }
 }
@@ -137,7 +137,7 @@ mod tests {
             message("system", "helps"),
             message("user", "<|mask|>"),
         ];
-        let prompt = Form::Turns.prompt(&messages, &tokenizer).expect("is encoded");
+        let prompt = ChatForm::Turns.prompt(&messages, &tokenizer).expect("is encoded");
         let found: Vec<u32> = prompt.ids.into_iter().filter(|id| (*id as usize) < controls.len()).collect();
         let expected = [Control::Card, Control::Customer, Control::Agent, Control::Customer, Control::Reply];
         let id = |control: &Control| tokenizer.control(control.token()).expect("is there");

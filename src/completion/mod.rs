@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 
 use crate::completion::canvas::Canvas;
 use crate::completion::canvas::Part;
-use crate::completion::chat::Form;
+use crate::completion::chat::ChatForm;
 use crate::completion::chat::Prompt;
 use crate::completion::writing::Writing;
 use crate::engine::handle::Engine;
@@ -26,6 +26,7 @@ use crate::engine::handle::EngineError;
 use crate::engine::handle::GenerateRequest;
 use crate::engine::sampler::Rule;
 use crate::engine::sampling::Sampling;
+use crate::engine::sequence::Form;
 use crate::engine::sequence::Generate;
 use crate::engine::template::Message;
 use crate::engine::template::TemplateError;
@@ -103,8 +104,8 @@ struct Shared {
     engine: Engine,
     name: String,
     created: u64,
-    form: Form,
-    /// Never written: masks, and the controls of this project's own checkpoints.
+    form: ChatForm,
+    /// Never written: the controls of this project's own checkpoints. Masks the engine itself forbids.
     banned: Vec<u32>,
     /// Each of these ends a text.
     ends: Vec<u32>,
@@ -125,8 +126,8 @@ impl Completer {
     /// Reads small files.
     pub fn new(engine: Engine) -> Result<Completer, CompletionError> {
         let (model, tokenizer) = (engine.model(), engine.tokenizer());
-        let form = Form::read(engine.folder(), tokenizer)?;
-        let mut banned = vec![model.mask_token_id];
+        let form = ChatForm::read(engine.folder(), tokenizer)?;
+        let mut banned = Vec::new();
         for control in Control::ALL.into_iter().filter(|c| *c != Control::End && *c != Control::Pad) {
             banned.extend(tokenizer.control(control.token()).ok());
         }
@@ -135,7 +136,7 @@ impl Completer {
         ends.extend(TURN_ENDS.iter().filter_map(|name| tokenizer.control(name).ok()));
         let name = engine.folder().canonicalize().ok();
         let name = name.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
-        let name = name.map_or_else(|| model.model_type.clone(), |name| name.into_owned());
+        let name = name.map_or_else(|| "model".to_owned(), |name| name.into_owned());
         let written = std::fs::metadata(engine.folder().join("config.json")).and_then(|file| file.modified());
         let created = written.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let created = created.map_or(0, |since| since.as_secs());
@@ -213,8 +214,8 @@ impl Completer {
     ) -> Result<Canvas, CompletionError> {
         let model = self.shared.engine.model();
         let block = options.block_length.unwrap_or_else(|| model.block_length());
-        let fill = (model.eos_token_id, model.pad_token_id);
-        Ok(Canvas::new(prompt, parts, self.shared.engine.tokenizer(), block, fill)?)
+        let form = Form { block, ..Form::of(model) };
+        Ok(Canvas::new(prompt, parts, self.shared.engine.tokenizer(), form)?)
     }
 
     /// Starts writing what is open in a canvas.
@@ -226,7 +227,7 @@ impl Completer {
         let place = Arc::clone(&shared.places).try_acquire_owned();
         let place = place.map_err(|_| CompletionError::Busy(shared.most))?;
         let generate = Generate {
-            rule: options.rule(canvas.block),
+            rule: options.rule(canvas.form.block),
             banned: shared.banned.clone(),
             banned_at: Vec::new(),
             stops_at_end: canvas.is_open_ended(),
@@ -236,7 +237,7 @@ impl Completer {
         let request = GenerateRequest {
             prompt: canvas.prompt.clone(),
             canvas: canvas.tokens.clone(),
-            block_length: Some(canvas.block),
+            block_length: Some(canvas.form.block),
             generate,
         };
         let generation = shared.engine.generate(request)?;

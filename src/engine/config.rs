@@ -1,9 +1,20 @@
-//! What a checkpoint's `config.json` says: shapes, routing and the special tokens.
+//! What a checkpoint is: one description of shapes and rules for every family.
+//!
+//! Each family publishes its own `config.json`; the names of those files stay in the family's file
+//! in [`crate::engine::model`], which turns them into the [`ModelConfig`] here. What a file asks
+//! for and the engine does not do is an error that names it.
 
 use std::path::Path;
 
 use serde::Deserialize;
 use serde::Serialize;
+
+use crate::engine::model::dream;
+use crate::engine::model::llada;
+use crate::engine::model::llada2;
+use crate::engine::model::lladamoe;
+use crate::engine::model::sdar;
+use crate::engine::ops::route::Routing;
 
 /// Says why a checkpoint's configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -34,71 +45,124 @@ pub enum ConfigError {
     },
 }
 
-/// The shapes and rules of an `LLaDA2MoeModelLM`, as its `config.json` names them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The published architectures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// LLaDA2.0, 2.1 and 2.2.
+    Llada2,
+    /// LLaDA-MoE-7B-A1B.
+    LladaMoe,
+    /// LLaDA-8B.
+    Llada,
+    /// Dream-7B.
+    Dream,
+    /// SDAR, dense and with experts.
+    Sdar,
+}
+
+/// Which positions a position sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attention {
+    /// Its own block and all before it: what is settled never changes and is cached exactly.
+    BlockCausal,
+    /// All of the sequence: whatever settles changes every row.
+    Full,
+}
+
+/// What is normed before the rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueryKeyNorm {
+    /// Nothing.
+    None,
+    /// Each head by itself, with one weight for all.
+    Head,
+    /// All heads of a row together.
+    Row,
+}
+
+/// Which linear layers add a bias.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Biases {
+    /// Queries, keys and values.
+    pub qkv: bool,
+    /// The output of the attention.
+    pub output: bool,
+    /// The feed-forward layers.
+    pub feed_forward: bool,
+    /// The head.
+    pub head: bool,
+}
+
+/// The feed-forward part of one layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum FeedForwardShape {
+    /// One of this width.
+    Dense(usize),
+    /// Routed experts.
+    Sparse(SparseShape),
+}
+
+/// A sparse feed-forward part.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SparseShape {
+    /// Routed experts.
+    pub experts: usize,
+    /// Width of one.
+    pub width: usize,
+    /// Width of the expert that takes every row; 0 for none.
+    pub shared_width: usize,
+    /// How experts are chosen.
+    pub routing: Routing,
+    /// Whether the router may have a bias that moves its choice: it is used when the tensor is there.
+    pub may_have_bias: bool,
+}
+
+/// The shapes and rules of a checkpoint, of whatever family.
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// Architecture names; the first decides which code runs.
-    pub architectures: Vec<String>,
-    /// The family's short name.
-    pub model_type: String,
-    /// Number of token ids.
+    /// Decides the names of the tensors.
+    pub family: Family,
+    /// Number of token ids, rows of the embedding table and of the head.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width of a dense feed-forward layer.
-    pub intermediate_size: usize,
-    /// Number of layers.
-    pub num_hidden_layers: usize,
+    /// The feed-forward part of each layer.
+    pub layers: Vec<FeedForwardShape>,
     /// Query heads.
     pub num_attention_heads: usize,
     /// Key and value heads; divides the query heads.
     pub num_key_value_heads: usize,
     /// Width of one head.
     pub head_dim: usize,
-    /// Added to the mean square before its root.
-    pub rms_norm_eps: f32,
+    /// Which positions a position sees.
+    pub attention: Attention,
+    /// What is normed before the rotation.
+    pub query_key_norm: QueryKeyNorm,
+    /// Queries, keys and values are kept within this of zero, before the rotation.
+    pub clip_qkv: Option<f32>,
+    /// Which linear layers add a bias.
+    pub biases: Biases,
+    /// How many dimensions of a head are rotated.
+    pub rotary_dim: usize,
     /// Base of the rotary frequencies.
     pub rope_theta: f32,
-    /// Share of each head that is rotated.
-    #[serde(default = "one")]
-    pub partial_rotary_factor: f32,
+    /// Added to the mean square before its root.
+    pub rms_norm_eps: f32,
     /// The most positions.
     pub max_position_embeddings: usize,
-    /// Routed experts of a sparse layer.
-    pub num_experts: usize,
-    /// Experts a token is sent to.
-    pub num_experts_per_tok: usize,
-    /// Shared experts, fused to one of `num_shared_experts` times the width; 0 for none.
-    #[serde(default)]
-    pub num_shared_experts: usize,
-    /// Groups of experts.
-    #[serde(default = "one_group")]
-    pub n_group: usize,
-    /// Groups a token may choose from.
-    #[serde(default = "one_group")]
-    pub topk_group: usize,
-    /// Multiplies the normalised routing weights.
-    #[serde(default = "one")]
-    pub routed_scaling_factor: f32,
-    /// Width of one expert.
-    pub moe_intermediate_size: usize,
-    /// How many first layers are dense.
-    #[serde(default)]
-    pub first_k_dense_replace: usize,
     /// Whether the head is the embedding table.
-    #[serde(default)]
     pub tie_word_embeddings: bool,
-    /// Block length the checkpoint was trained with, when it says so.
-    #[serde(default)]
-    pub block_size: Option<usize>,
+    /// How many positions before its own a token's logits are: 0, or 1 where they are shifted.
+    pub logits_shift: usize,
+    /// See [`ModelConfig::block_length`].
+    pub(super) default_block_length: usize,
     /// The id that stands for "not denoised yet".
     pub mask_token_id: u32,
     /// The id that ends a text.
     pub eos_token_id: u32,
-    /// The id that fills the last block.
+    /// The id that fills what is not used.
     pub pad_token_id: u32,
-    /// How drafts are written with this checkpoint: `quote` or `free`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// How drafts are written with this checkpoint, when it says so.
     pub drafting: Option<Drafting>,
 }
 
@@ -112,41 +176,35 @@ pub enum Drafting {
     Free,
 }
 
-fn one() -> f32 {
-    1.0
+/// The part of every family's file that names the architecture.
+#[derive(Deserialize)]
+struct Header {
+    architectures: Vec<String>,
 }
-
-fn one_group() -> usize {
-    1
-}
-
-/// The block length of published LLaDA2 checkpoints, which do not state it.
-pub const DEFAULT_BLOCK_LENGTH: usize = 32;
 
 impl ModelConfig {
-    /// Reads `config.json` of a checkpoint folder.
+    /// Reads `config.json` of a checkpoint folder, of any family.
     ///
     /// # Errors
-    /// When the file is missing, is not JSON of this form, or asks for what is not supported.
+    /// When the file is missing, is not JSON of a family's form, or asks for what is not supported.
     pub fn read(folder: &Path) -> Result<ModelConfig, ConfigError> {
-        let file = folder.join("config.json");
-        let path = file.display().to_string();
-        let text = std::fs::read_to_string(&file)
-            .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-        let config: ModelConfig = serde_json::from_str(&text)
-            .map_err(|source| ConfigError::Parse { path: path.clone(), source })?;
-        config.check().map_err(|reason| ConfigError::Unsupported { path, reason })?;
-        Ok(config)
+        let (path, text) = read_text(folder)?;
+        let header: Header = parse(&path, &text)?;
+        let normalised = match header.architectures.first().map_or("", String::as_str) {
+            llada2::ARCHITECTURE => parse::<llada2::Llada2Config>(&path, &text)?.normalise(),
+            lladamoe::ARCHITECTURE => parse::<lladamoe::LladaMoeConfig>(&path, &text)?.normalise(),
+            llada::ARCHITECTURE => parse::<llada::LladaConfig>(&path, &text)?.normalise(),
+            dream::ARCHITECTURE => parse::<dream::DreamConfig>(&path, &text)?.normalise(),
+            sdar::DENSE | sdar::MIXTURE => parse::<sdar::SdarConfig>(&path, &text)?.normalise(),
+            other => Err(format!("architecture {other:?} is not supported")),
+        };
+        let checked = normalised.and_then(|config| config.check().map(|()| config));
+        checked.map_err(|reason| ConfigError::Unsupported { path, reason })
     }
 
-    /// Returns the block length to denoise with.
+    /// Returns the block length to denoise with when a request names none.
     pub fn block_length(&self) -> usize {
-        self.block_size.unwrap_or(DEFAULT_BLOCK_LENGTH)
-    }
-
-    /// Returns how many dimensions of a head are rotated.
-    pub fn rotary_dim(&self) -> usize {
-        (self.head_dim as f32 * self.partial_rotary_factor) as usize
+        self.default_block_length
     }
 
     /// Returns how many outputs the fused query, key and value projection has.
@@ -154,56 +212,142 @@ impl ModelConfig {
         (self.num_attention_heads + 2 * self.num_key_value_heads) * self.head_dim
     }
 
-    /// Returns the width of the fused shared expert; 0 when there is none.
-    pub fn shared_width(&self) -> usize {
-        self.num_shared_experts * self.moe_intermediate_size
-    }
-
-    fn check(&self) -> Result<(), String> {
-        if !self.architectures.iter().any(|a| a == "LLaDA2MoeModelLM") {
-            return Err(format!(
-                "architecture {:?} is not supported, only LLaDA2MoeModelLM is",
-                self.architectures
-            ));
-        }
+    /// Fails when a number is impossible.
+    pub(super) fn check(&self) -> Result<(), String> {
         let positive = [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("num_key_value_heads", self.num_key_value_heads),
-            ("head_dim", self.head_dim),
-            ("num_experts", self.num_experts),
-            ("num_experts_per_tok", self.num_experts_per_tok),
-            ("n_group", self.n_group),
-            ("topk_group", self.topk_group),
-            ("moe_intermediate_size", self.moe_intermediate_size),
-            ("block_size", self.block_length()),
+            ("the vocabulary", self.vocab_size),
+            ("the hidden size", self.hidden_size),
+            ("the number of layers", self.layers.len()),
+            ("the number of attention heads", self.num_attention_heads),
+            ("the number of key and value heads", self.num_key_value_heads),
+            ("the width of a head", self.head_dim),
+            ("the block length", self.default_block_length),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{name} must be positive"));
         }
-        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
-            return Err("num_attention_heads must be a multiple of num_key_value_heads".to_owned());
+        let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(format!("{kv_heads} key and value heads do not divide {heads} attention heads"));
         }
-        if !self.num_experts.is_multiple_of(self.n_group) || self.topk_group > self.n_group {
-            return Err("n_group must divide num_experts and be at least topk_group".to_owned());
+        if !self.rotary_dim.is_multiple_of(2) || self.rotary_dim > self.head_dim {
+            return Err(format!("{} of {} dimensions cannot be rotated", self.rotary_dim, self.head_dim));
         }
-        if self.num_experts_per_tok > self.num_experts / self.n_group * self.topk_group {
-            return Err("num_experts_per_tok is larger than the experts of topk_group groups".to_owned());
+        for layer in &self.layers {
+            match layer {
+                FeedForwardShape::Dense(0) => return Err("a feed-forward layer has no width".to_owned()),
+                FeedForwardShape::Dense(_) => {}
+                FeedForwardShape::Sparse(sparse) => sparse.check()?,
+            }
         }
-        if !self.rotary_dim().is_multiple_of(2) {
-            return Err("the rotated part of a head must be even".to_owned());
-        }
-        for (name, id) in [
-            ("mask_token_id", self.mask_token_id),
-            ("eos_token_id", self.eos_token_id),
-            ("pad_token_id", self.pad_token_id),
-        ] {
+        let tokens = [("mask", self.mask_token_id), ("end", self.eos_token_id), ("pad", self.pad_token_id)];
+        for (name, id) in tokens {
             if id as usize >= self.vocab_size {
-                return Err(format!("{name} {id} is outside the vocabulary of {}", self.vocab_size));
+                return Err(format!("{name} token {id} is outside the vocabulary of {}", self.vocab_size));
             }
         }
         Ok(())
+    }
+}
+
+impl SparseShape {
+    fn check(&self) -> Result<(), String> {
+        let Routing { chosen, groups, kept_groups, capacity, .. } = self.routing;
+        if self.experts == 0 || self.width == 0 || chosen == 0 || kept_groups == 0 {
+            return Err("a sparse layer needs experts, their width and how many are chosen".to_owned());
+        }
+        if groups == 0 || groups > 64 || !self.experts.is_multiple_of(groups) || kept_groups > groups {
+            let experts = self.experts;
+            return Err(format!("{kept_groups} of {groups} groups of {experts} experts cannot be kept"));
+        }
+        let open =
+            capacity.map_or(self.experts / groups * kept_groups, |capacity| capacity.min(self.experts));
+        if chosen > open {
+            return Err(format!("{chosen} experts cannot be chosen from {open}"));
+        }
+        Ok(())
+    }
+}
+
+/// Returns the path of a folder's `config.json` and its text.
+pub(super) fn read_text(folder: &Path) -> Result<(String, String), ConfigError> {
+    let file = folder.join("config.json");
+    let path = file.display().to_string();
+    match std::fs::read_to_string(&file) {
+        Ok(text) => Ok((path, text)),
+        Err(source) => Err(ConfigError::Read { path, source }),
+    }
+}
+
+/// Reads JSON, naming the file when it has another form.
+pub(super) fn parse<'a, T: Deserialize<'a>>(path: &str, text: &'a str) -> Result<T, ConfigError> {
+    serde_json::from_str(text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+}
+
+/// Fails with the field's name when a file asks for something that is not supported.
+pub(super) fn reject(asked_for: bool, what: impl std::fmt::Display) -> Result<(), String> {
+    if asked_for { Err(format!("{what} is not supported")) } else { Ok(()) }
+}
+
+/// A token id, or several of which the first counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TokenIds {
+    /// One.
+    One(u32),
+    /// Several.
+    Many(Vec<u32>),
+}
+
+impl TokenIds {
+    /// Returns the first id, `fallback` when there is none.
+    pub fn first_or(ids: Option<&TokenIds>, fallback: u32) -> u32 {
+        match ids {
+            Some(TokenIds::One(id)) => *id,
+            Some(TokenIds::Many(ids)) => ids.first().copied().unwrap_or(fallback),
+            None => fallback,
+        }
+    }
+}
+
+/// How files written by Transformers 5 state the rotation.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RopeParameters {
+    /// `default`: the only one that is supported.
+    #[serde(default)]
+    pub rope_type: Option<String>,
+    /// Base of the rotary frequencies.
+    #[serde(default)]
+    pub rope_theta: Option<f32>,
+    /// Share of each head that is rotated.
+    #[serde(default)]
+    pub partial_rotary_factor: Option<f32>,
+}
+
+/// The rotation as a published file states it, in the old form and the new.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Rotation {
+    /// Base of the rotary frequencies.
+    pub rope_theta: Option<f32>,
+    /// Share of each head that is rotated.
+    pub partial_rotary_factor: Option<f32>,
+    /// How positions are stretched.
+    pub rope_scaling: Option<serde_json::Value>,
+    /// The new form.
+    pub rope_parameters: Option<RopeParameters>,
+}
+
+impl Rotation {
+    /// Returns the base and how many of `head_dim` dimensions are rotated.
+    pub fn normalise(&self, head_dim: usize) -> Result<(f32, usize), String> {
+        let new = self.rope_parameters.clone().unwrap_or_default();
+        let scaling = self.rope_scaling.as_ref().filter(|value| !value.is_null());
+        let old_type = scaling.map(|s| s["rope_type"].as_str().or(s["type"].as_str()).unwrap_or("unnamed"));
+        for kind in [old_type, new.rope_type.as_deref()].into_iter().flatten() {
+            reject(kind != "default", format_args!("rope scaling {kind:?}"))?;
+        }
+        let theta = new.rope_theta.or(self.rope_theta).ok_or("rope_theta is missing")?;
+        let share = new.partial_rotary_factor.or(self.partial_rotary_factor).unwrap_or(1.0);
+        Ok((theta, (head_dim as f32 * share) as usize))
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::SyncSender;
 use std::sync::mpsc::TrySendError;
 use std::sync::mpsc::sync_channel;
@@ -12,9 +13,12 @@ use tokio::sync::watch;
 
 use crate::engine::config::ConfigError;
 use crate::engine::config::ModelConfig;
+use crate::engine::load::Load;
 use crate::engine::model::linear::Quant;
-use crate::engine::model::llada2::Model;
+use crate::engine::model::transformer::Model;
 use crate::engine::runner::Runner;
+use crate::engine::sequence::CacheMode;
+use crate::engine::sequence::Form;
 use crate::engine::sequence::Generate;
 use crate::engine::sequence::Sequence;
 use crate::engine::tokenizer::Tokenizer;
@@ -40,6 +44,8 @@ pub struct EngineConfig {
     pub max_waiting: usize,
     /// The longest sequence, prompt and canvas, in tokens.
     pub max_tokens: usize,
+    /// What passes keep where attention is full; block-causal models are always exact.
+    pub cache: CacheMode,
 }
 
 impl Default for EngineConfig {
@@ -51,6 +57,7 @@ impl Default for EngineConfig {
             max_running: 64,
             max_waiting: 256,
             max_tokens: 8192,
+            cache: CacheMode::Exact,
         }
     }
 }
@@ -165,6 +172,7 @@ struct Shared {
     jobs: SyncSender<Job>,
     config: EngineConfig,
     model: ModelConfig,
+    load: Arc<Load>,
     tokenizer: Tokenizer,
     folder: PathBuf,
     weight_bytes: usize,
@@ -186,10 +194,11 @@ impl Engine {
         let weight_bytes = model.bytes();
         // A job more is refused, never queued without bound.
         let (jobs, receiver) = sync_channel(config.max_waiting.max(1));
-        worker::spawn(Runner::new(model), receiver, config.clone())
+        let load = Arc::new(Load::default());
+        worker::spawn(Runner::new(model), receiver, config.clone(), Arc::clone(&load))
             .map_err(|error| EngineError::Threads(error.to_string()))?;
         let folder = folder.to_owned();
-        let shared = Shared { jobs, config, model: model_config, tokenizer, folder, weight_bytes };
+        let shared = Shared { jobs, config, model: model_config, load, tokenizer, folder, weight_bytes };
         Ok(Engine { shared: Arc::new(shared) })
     }
 
@@ -213,6 +222,11 @@ impl Engine {
         &self.shared.folder
     }
 
+    /// Returns what the engine has to do and has done.
+    pub fn load(&self) -> &Load {
+        &self.shared.load
+    }
+
     /// Returns how many bytes the weights take in memory.
     pub fn weight_bytes(&self) -> usize {
         self.shared.weight_bytes
@@ -227,14 +241,11 @@ impl Engine {
         let given = request.prompt.iter().chain(request.canvas.iter().flatten());
         self.check(request.prompt.len() + request.canvas.len(), given)?;
         let block = request.block_length.unwrap_or_else(|| model.block_length()).max(1);
-        let sequence = Sequence::generate(
-            &request.prompt,
-            &request.canvas,
-            block,
-            model.mask_token_id,
-            model.eos_token_id,
-            request.generate,
-        );
+        let form = Form { block, cache: self.shared.config.cache, ..Form::of(model) };
+        let mut generate = request.generate;
+        // A mask that settles as a mask would never be done.
+        generate.banned.push(model.mask_token_id);
+        let sequence = Sequence::generate(&request.prompt, &request.canvas, form, generate);
         let (sender, receiver) = watch::channel(Snapshot::default());
         self.send(Job::Generate(sequence, sender))?;
         Ok(Generation { receiver, is_over: false })
@@ -258,8 +269,7 @@ impl Engine {
         if position >= tokens.len() {
             return Err(EngineError::Position { position, tokens: tokens.len() });
         }
-        let block = model.block_length();
-        let sequence = Sequence::score(tokens, position, block, model.mask_token_id, model.pad_token_id);
+        let sequence = Sequence::score(tokens, position, Form::of(model));
         let (sender, receiver) = oneshot::channel();
         self.send(Job::Score(sequence, labels, sender))?;
         receiver.await.map_err(|_| EngineError::Stopped)
@@ -277,9 +287,14 @@ impl Engine {
     }
 
     fn send(&self, job: Job) -> Result<(), EngineError> {
-        self.shared.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => EngineError::Overloaded(self.shared.config.max_waiting),
-            TrySendError::Disconnected(_) => EngineError::Stopped,
+        // Counted before it is sent: the thread may take it at once.
+        self.shared.load.waiting.fetch_add(1, Relaxed);
+        self.shared.jobs.try_send(job).map_err(|error| {
+            self.shared.load.waiting.fetch_sub(1, Relaxed);
+            match error {
+                TrySendError::Full(_) => EngineError::Overloaded(self.shared.config.max_waiting),
+                TrySendError::Disconnected(_) => EngineError::Stopped,
+            }
         })
     }
 }

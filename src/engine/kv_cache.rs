@@ -18,7 +18,7 @@ pub struct KvCache {
 impl KvCache {
     /// Allocates room for `capacity` positions.
     pub fn new(config: &ModelConfig, capacity: usize) -> KvCache {
-        let len = config.num_hidden_layers * config.num_key_value_heads * capacity * config.head_dim;
+        let len = config.layers.len() * config.num_key_value_heads * capacity * config.head_dim;
         KvCache {
             keys: vec![0.0; len],
             values: vec![0.0; len],
@@ -30,7 +30,7 @@ impl KvCache {
 
     /// Returns how many bytes a position takes in a model of this configuration.
     pub fn bytes_per_position(config: &ModelConfig) -> usize {
-        2 * size_of::<f32>() * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+        2 * size_of::<f32>() * config.layers.len() * config.num_key_value_heads * config.head_dim
     }
 
     /// Returns how many positions there is room for.

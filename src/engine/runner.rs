@@ -2,10 +2,13 @@
 
 use rayon::prelude::*;
 
+use crate::engine::config::Attention;
 use crate::engine::kv_cache::KvCache;
-use crate::engine::model::llada2::Chunk;
-use crate::engine::model::llada2::Model;
-use crate::engine::model::llada2::Workspace;
+use crate::engine::model::transformer::Chunk;
+use crate::engine::model::transformer::Model;
+use crate::engine::model::transformer::Sight;
+use crate::engine::model::transformer::Workspace;
+use crate::engine::ops::softmax::entropy;
 use crate::engine::ops::softmax::largest;
 use crate::engine::ops::softmax::sum_of_exponentials;
 use crate::engine::sampler::Candidate;
@@ -74,10 +77,11 @@ impl Runner {
         Slot { sequence, cache, labels, scores: Vec::new() }
     }
 
-    /// Returns the logits of every position of `tokens`, `[tokens, vocabulary]`, without a cache.
-    pub fn logits(&mut self, tokens: &[u32], block: usize) -> Vec<f32> {
+    /// Returns the logits of every position of `tokens`, `[tokens, vocabulary]`, without a cache
+    /// and as the head gives them, not shifted.
+    pub fn logits(&mut self, tokens: &[u32], sight: Sight) -> Vec<f32> {
         let mut cache = KvCache::new(&self.model.config, tokens.len());
-        let mut chunks = [Chunk { tokens, start: 0, block, cache: &mut cache, wants_output: true }];
+        let mut chunks = [Chunk { tokens, start: 0, sight, cache: &mut cache, wanted: 0..tokens.len() }];
         let rows = self.model.forward(&mut chunks, &mut self.work);
         let mut logits = vec![0.0; tokens.len() * self.model.config.vocab_size];
         self.model.logits(&mut logits, rows);
@@ -91,26 +95,34 @@ impl Runner {
         let mut outcomes = Vec::with_capacity(slots.len());
         let mut row = 0;
         for (i, (slot, rows)) in slots.iter_mut().enumerate() {
-            let sequence = &slot.sequence;
-            let (start, end) = (sequence.cached, sequence.chunk_end(*rows));
-            let reaches = end == sequence.current + sequence.block;
-            outcomes.push(Outcome { rows: end - start, change: None });
-            if reaches {
-                let at = |position: usize| Wanted { slot: i, row: row + position - start, position };
-                wanted.extend(sequence.wanted().into_iter().map(at));
-                row += end - start;
-            }
             let slot: &mut Slot = slot;
+            let sequence = &slot.sequence;
+            let (start, end) = (sequence.cached, sequence.pass_end(*rows));
+            outcomes.push(Outcome { rows: end - start, change: None });
+            let mut sources = start..start;
+            if end >= sequence.block_end() {
+                sources = sequence.sources();
+                let at = |position: usize| Wanted {
+                    slot: i,
+                    row: row + sequence.source(position) - sources.start,
+                    position,
+                };
+                wanted.extend(sequence.wanted().into_iter().map(at));
+                row += sources.len();
+            }
             chunks.push(Chunk {
-                tokens: &slot.sequence.tokens[start..end],
+                tokens: &sequence.tokens[start..end],
                 start,
-                block: slot.sequence.block,
+                sight: match sequence.form.attention {
+                    Attention::BlockCausal => Sight::Blocks(sequence.form.block),
+                    Attention::Full => Sight::Below(sequence.tokens.len()),
+                },
                 cache: &mut slot.cache,
-                wants_output: reaches,
+                wanted: sources,
             });
         }
         let ends: Vec<(usize, bool)> =
-            chunks.iter().map(|c| (c.start + c.tokens.len(), c.wants_output)).collect();
+            chunks.iter().map(|c| (c.start + c.tokens.len(), !c.wanted.is_empty())).collect();
         let hidden = self.model.config.hidden_size;
         let rows = self.model.forward(&mut chunks, &mut self.work);
         drop(chunks);
@@ -169,7 +181,13 @@ fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
                     (token as u32, 1.0 / sum_of_exponentials(logits, best))
                 }
             };
-            Read::Candidate(Candidate { at: position - slot.sequence.current, token, confidence })
+            let entropy = if generate.rule.ranks_by_entropy() {
+                let best = largest(logits);
+                entropy(logits, best, sum_of_exponentials(logits, best))
+            } else {
+                0.0
+            };
+            Read::Candidate(Candidate { at: position - slot.sequence.current, token, confidence, entropy })
         }
     }
 }

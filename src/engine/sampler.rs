@@ -1,7 +1,8 @@
 //! Which positions of a block settle after a pass: one enum of rules, one function.
 //!
 //! Greedy: every position's candidate is the arg-max token with its softmax probability as
-//! confidence. Rules as published with LLaDA2.0 (`threshold`) and LLaDA2.1 (`threshold_edit`).
+//! confidence. Rules as published: LLaDA2.0 (`threshold`), LLaDA2.1 (`threshold_edit`), LLaDA
+//! (`low_confidence`), Fast-dLLM (`factor`, arXiv 2505.22618) and SDAR (`entropy_bound`, `sequential`).
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -26,6 +27,26 @@ pub enum Rule {
         /// Passes after nothing is masked.
         max_post_steps: usize,
     },
+    /// Settle an even share of what was masked when the block began, the surest first.
+    LowConfidence {
+        /// The passes of a block.
+        steps: usize,
+    },
+    /// Settle the surest while the n-th of them has a confidence of `1 − factor / (n + 1)` or more.
+    Factor {
+        /// How much doubt is let through; 0 for one token a pass.
+        factor: f32,
+    },
+    /// Settle those of least entropy while the sum of their entropies is within the bound.
+    EntropyBound {
+        /// The largest sum, in nats.
+        bound: f32,
+    },
+    /// Settle an even share of the block, from left to right.
+    Sequential {
+        /// The most passes of a block.
+        steps: usize,
+    },
 }
 
 impl Default for Rule {
@@ -43,6 +64,21 @@ pub struct Candidate {
     pub token: u32,
     /// Its probability.
     pub confidence: f32,
+    /// The entropy of the whole distribution in nats, where [`Rule::ranks_by_entropy`]; else 0.
+    pub entropy: f32,
+}
+
+/// A block before a pass is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block<'a> {
+    /// Its tokens as they stand.
+    pub tokens: &'a [u32],
+    /// The id of a masked one.
+    pub mask: u32,
+    /// How many were masked when it began.
+    pub masks_at_start: usize,
+    /// The number of the pass, from 0.
+    pub pass: usize,
 }
 
 /// What a pass changes, as indices into the candidates.
@@ -71,31 +107,63 @@ impl Rule {
         matches!(self, Rule::ThresholdEdit { .. })
     }
 
-    /// Chooses what settles at pass `pass` (from 0) of a block of `block` tokens.
-    ///
-    /// `block_tokens` holds the tokens as they stand, `mask` the id of a masked one.
-    pub fn settle(&self, pass: usize, block_tokens: &[u32], mask: u32, candidates: &[Candidate]) -> Settled {
-        let is_masked = |c: &Candidate| block_tokens[c.at] == mask;
-        let mut masked: Vec<usize> = (0..candidates.len()).filter(|i| is_masked(&candidates[*i])).collect();
-        let (threshold, least) = match *self {
-            Rule::Threshold { threshold, steps } => (threshold, even_share(block_tokens.len(), steps, pass)),
-            Rule::ThresholdEdit { threshold, .. } => (threshold, 1),
-        };
-        let sure = masked.iter().filter(|i| candidates[**i].confidence > threshold).count();
-        // A stable sort: of equally sure positions the first settles first.
-        masked.sort_by(|a, b| candidates[*b].confidence.total_cmp(&candidates[*a].confidence));
-        masked.truncate(sure.max(least));
-        masked.sort_unstable();
+    /// Returns whether candidates need their entropy.
+    pub fn ranks_by_entropy(&self) -> bool {
+        matches!(self, Rule::EntropyBound { .. })
+    }
+
+    /// Chooses what settles after a pass.
+    pub fn settle(&self, block: Block, candidates: &[Candidate]) -> Settled {
+        let is_masked = |c: &Candidate| block.tokens[c.at] == block.mask;
+        let mut unmasked: Vec<usize> = (0..candidates.len()).filter(|i| is_masked(&candidates[*i])).collect();
+        // Stable sorts: of equal positions the first settles first.
+        match self {
+            Rule::Sequential { .. } => unmasked.sort_by_key(|i| candidates[*i].at),
+            Rule::EntropyBound { .. } => {
+                unmasked.sort_by(|a, b| candidates[*a].entropy.total_cmp(&candidates[*b].entropy));
+            }
+            _ => unmasked.sort_by(|a, b| candidates[*b].confidence.total_cmp(&candidates[*a].confidence)),
+        }
+        unmasked.truncate(self.count(block, unmasked.iter().map(|i| &candidates[*i])));
+        unmasked.sort_unstable();
         let edited = match *self {
-            Rule::Threshold { .. } => Vec::new(),
             Rule::ThresholdEdit { editing_threshold, .. } => (0..candidates.len())
                 .filter(|i| {
                     let c = &candidates[*i];
-                    !is_masked(c) && c.token != block_tokens[c.at] && c.confidence > editing_threshold
+                    !is_masked(c) && c.token != block.tokens[c.at] && c.confidence > editing_threshold
                 })
                 .collect(),
+            _ => Vec::new(),
         };
-        Settled { unmasked: masked, edited }
+        Settled { unmasked, edited }
+    }
+
+    /// Returns how many of the masked positions settle, best first.
+    fn count<'a>(&self, block: Block, ranked: impl Iterator<Item = &'a Candidate>) -> usize {
+        let share = |tokens, steps| even_share(tokens, steps, block.pass);
+        match *self {
+            Rule::Threshold { threshold, steps } => {
+                let sure = ranked.filter(|c| c.confidence > threshold).count();
+                sure.max(share(block.tokens.len(), steps))
+            }
+            Rule::ThresholdEdit { threshold, .. } => {
+                ranked.filter(|c| c.confidence > threshold).count().max(1)
+            }
+            Rule::LowConfidence { steps } => share(block.masks_at_start, steps),
+            Rule::Sequential { steps } => share(block.tokens.len(), steps),
+            Rule::Factor { factor } => {
+                let sure = |(i, c): &(usize, &Candidate)| c.confidence >= 1.0 - factor / (*i as f32 + 2.0);
+                ranked.enumerate().take_while(sure).count().max(1)
+            }
+            Rule::EntropyBound { bound } => {
+                let mut sum = 0.0;
+                let is_within = |c: &&Candidate| {
+                    sum += c.entropy;
+                    sum <= bound
+                };
+                ranked.take_while(is_within).count().max(1)
+            }
+        }
     }
 
     /// Returns whether a block needs no further pass.
@@ -111,9 +179,13 @@ impl Rule {
         began_masked: bool,
     ) -> bool {
         match *self {
-            Rule::Threshold { steps, .. } => !has_masks || pass >= steps,
+            Rule::Threshold { steps, .. } | Rule::LowConfidence { steps } | Rule::Sequential { steps } => {
+                !has_masks || pass >= steps
+            }
+            Rule::Factor { .. } | Rule::EntropyBound { .. } => !has_masks,
             Rule::ThresholdEdit { max_post_steps, .. } => {
-                !has_masks && !began_masked && (edited == 0 || post >= max_post_steps)
+                // An edit may mask a token again; the pass that unmasks it does not count as one after.
+                !has_masks && (post >= max_post_steps || (!began_masked && edited == 0))
             }
         }
     }
@@ -130,33 +202,71 @@ mod tests {
     use super::*;
 
     fn candidates(confidences: &[f32]) -> Vec<Candidate> {
-        let candidate = |(at, c): (usize, &f32)| Candidate { at, token: 7, confidence: *c };
+        let candidate = |(at, c): (usize, &f32)| Candidate { at, token: 7, confidence: *c, entropy: 1.0 - c };
         confidences.iter().enumerate().map(candidate).collect()
+    }
+
+    /// Checks which positions of a block of masks settle at a pass.
+    fn check(rule: Rule, pass: usize, confidences: &[f32], expected: &[usize]) {
+        let tokens = vec![0; confidences.len()];
+        let block = Block { tokens: &tokens, mask: 0, masks_at_start: tokens.len(), pass };
+        let settled = rule.settle(block, &candidates(confidences));
+        assert_eq!(settled, Settled { unmasked: expected.to_vec(), edited: vec![] }, "{rule:?}");
     }
 
     #[test]
     fn everything_surer_than_the_threshold_settles() {
-        let rule = Rule::Threshold { threshold: 0.5, steps: 4 };
-        let settled = rule.settle(0, &[0, 0, 0, 0], 0, &candidates(&[0.9, 0.2, 0.6, 0.7]));
-        assert_eq!(settled.unmasked, [0, 2, 3]);
+        check(Rule::Threshold { threshold: 0.5, steps: 4 }, 0, &[0.9, 0.2, 0.6, 0.7], &[0, 2, 3]);
     }
 
     #[test]
     fn an_even_share_settles_when_nothing_is_sure() {
         let rule = Rule::Threshold { threshold: 0.95, steps: 3 };
-        let settled = rule.settle(0, &[0, 0, 0, 0], 0, &candidates(&[0.1, 0.4, 0.3, 0.2]));
-        assert_eq!(settled.unmasked, [1, 2], "4 over 3 passes is 2, 1, 1");
-        let settled = rule.settle(1, &[0, 0, 0, 0], 0, &candidates(&[0.1, 0.4, 0.3, 0.2]));
-        assert_eq!(settled.unmasked, [1]);
+        check(rule, 0, &[0.1, 0.4, 0.3, 0.2], &[1, 2]); // 4 over 3 passes is 2, 1, 1.
+        check(rule, 1, &[0.1, 0.4, 0.3, 0.2], &[1]);
+    }
+
+    #[test]
+    fn low_confidence_shares_out_what_was_masked_at_the_start() {
+        let rule = Rule::LowConfidence { steps: 2 };
+        check(rule, 0, &[0.1, 0.9, 0.3, 0.99], &[1, 3]);
+        // Three of the four were masked, one still is: the second pass of two settles one.
+        let block = Block { tokens: &[5, 0, 5, 5], mask: 0, masks_at_start: 3, pass: 1 };
+        assert_eq!(rule.settle(block, &candidates(&[0.9; 4])).unmasked, [1]);
+        assert!(rule.is_done(2, 0, 0, true, true), "its passes are used up");
+    }
+
+    #[test]
+    fn factor_lets_through_less_doubt_the_more_settle() {
+        // With a factor of 1 the second needs 2/3, the third 3/4, the fourth 4/5.
+        check(Rule::Factor { factor: 1.0 }, 0, &[0.7, 0.95, 0.76, 0.79], &[1, 2, 3]);
+        check(Rule::Factor { factor: 0.0 }, 0, &[0.1, 0.95, 0.9, 0.2], &[1]);
+        check(Rule::Factor { factor: 1.0 }, 0, &[0.1, 0.2, 0.1, 0.1], &[1]);
+    }
+
+    #[test]
+    fn entropies_add_up_to_the_bound() {
+        // Entropies 0.1, 0.2, 0.3 and 0.4.
+        check(Rule::EntropyBound { bound: 0.35 }, 0, &[0.7, 0.9, 0.6, 0.8], &[1, 3]);
+        check(Rule::EntropyBound { bound: 0.05 }, 0, &[0.7, 0.9, 0.6, 0.8], &[1]);
+        assert!(!Rule::EntropyBound { bound: 0.05 }.is_done(9, 0, 0, true, true));
+    }
+
+    #[test]
+    fn sequential_goes_from_left_to_right() {
+        check(Rule::Sequential { steps: 2 }, 0, &[0.1, 0.2, 0.9, 0.9], &[0, 1]);
     }
 
     #[test]
     fn an_edit_replaces_only_what_differs_and_is_sure() {
         let rule = Rule::ThresholdEdit { threshold: 0.9, editing_threshold: 0.5, max_post_steps: 2 };
-        let settled = rule.settle(3, &[7, 5, 5], 0, &candidates(&[0.9, 0.6, 0.4]));
+        let block = Block { tokens: &[7, 5, 5], mask: 0, masks_at_start: 3, pass: 3 };
+        let settled = rule.settle(block, &candidates(&[0.9, 0.6, 0.4]));
         assert_eq!(settled, Settled { unmasked: vec![], edited: vec![1] });
         assert!(rule.is_done(4, 1, 0, false, false));
         assert!(!rule.is_done(4, 1, 1, false, false));
         assert!(rule.is_done(5, 2, 1, false, false));
+        assert!(!rule.is_done(5, 2, 1, true, false), "an edit has masked a token");
+        assert!(rule.is_done(6, 2, 3, false, true), "it is unmasked, and no passes are left");
     }
 }

@@ -24,8 +24,8 @@ pub struct Waiting {
     pub arrival: u64,
     /// Rows it wants.
     pub pending: usize,
-    /// Its block length: rows are given in whole blocks.
-    pub block: usize,
+    /// Rows are given in multiples of this: a block, or all that a pass of full attention computes.
+    pub unit: usize,
 }
 
 /// Returns (index, rows) of those that run in this step, within `budget` rows but never nobody.
@@ -36,12 +36,12 @@ pub fn pack(waiting: &[Waiting], budget: usize) -> Vec<(usize, usize)> {
     let mut packed = Vec::new();
     for i in order {
         let w = &waiting[i];
-        let rows = w.pending.min(left / w.block * w.block);
+        let rows = w.pending.min(left / w.unit * w.unit);
         if rows > 0 {
             packed.push((i, rows));
             left -= rows;
         } else if packed.is_empty() {
-            return vec![(i, w.block)];
+            return vec![(i, w.unit)];
         }
     }
     packed
@@ -53,8 +53,8 @@ mod tests {
 
     #[test]
     fn scores_go_first_then_newer_drafts_within_the_budget() {
-        let draft = |arrival, pending| Waiting { priority: Priority::Draft, arrival, pending, block: 16 };
-        let score = Waiting { priority: Priority::Score, arrival: 0, pending: 32, block: 16 };
+        let draft = |arrival, pending| Waiting { priority: Priority::Draft, arrival, pending, unit: 16 };
+        let score = Waiting { priority: Priority::Score, arrival: 0, pending: 32, unit: 16 };
         let waiting = [draft(1, 16), draft(2, 400), score];
         assert_eq!(pack(&waiting, 256), [(2, 32), (1, 224)]);
         assert_eq!(pack(&waiting, 512), [(2, 32), (1, 400), (0, 16)]);

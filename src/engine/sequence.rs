@@ -1,8 +1,69 @@
 //! One sequence on its way: prompt, canvas, the block that is being denoised. Integers only.
+//!
+//! With block-causal attention blocks count from position 0 and what is before the current one is
+//! cached exactly. With full attention blocks count from the prompt's end, whatever settles changes
+//! every row, and each pass computes them all, unless an approximate cache keeps some.
 
+use std::ops::Range;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::engine::config::Attention;
+use crate::engine::config::ModelConfig;
+use crate::engine::sampler::Block;
 use crate::engine::sampler::Candidate;
 use crate::engine::sampler::Rule;
 use crate::engine::sampling::Sampling;
+
+/// What passes of full attention keep of the pass that began a block (Fast-dLLM, arXiv 2505.22618).
+///
+/// Block-causal attention is always exact.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheMode {
+    /// Nothing: every pass computes every row.
+    #[default]
+    Exact,
+    /// Keys and values before the block.
+    Prefix,
+    /// Keys and values before and after the block.
+    Dual,
+}
+
+/// What a model wants of its sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// Which positions a position sees.
+    pub attention: Attention,
+    /// The block length.
+    pub block: usize,
+    /// What passes of full attention keep.
+    pub cache: CacheMode,
+    /// How many positions before its own a token's logits are.
+    pub logits_shift: usize,
+    /// The id that stands for "not denoised yet".
+    pub mask: u32,
+    /// The id that ends a text.
+    pub end_of_text: u32,
+    /// The id that fills what is not used.
+    pub pad: u32,
+}
+
+impl Form {
+    /// Returns what `model` wants, with its own block length and an exact cache.
+    pub fn of(model: &ModelConfig) -> Form {
+        Form {
+            attention: model.attention,
+            block: model.block_length(),
+            cache: CacheMode::Exact,
+            logits_shift: model.logits_shift,
+            mask: model.mask_token_id,
+            end_of_text: model.eos_token_id,
+            pad: model.pad_token_id,
+        }
+    }
+}
 
 /// What a sequence is for.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,17 +97,17 @@ pub struct Generate {
 /// A sequence's tokens and how far it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sequence {
-    /// Prompt and canvas in whole blocks; masks where nothing is settled.
+    /// Prompt and canvas, in whole blocks with block-causal attention; masks where nothing is settled.
     pub tokens: Vec<u32>,
     /// Where the canvas begins.
     pub prompt: usize,
     /// Where the canvas ends; what follows fills the last block.
     pub end: usize,
-    /// The block length.
-    pub block: usize,
+    /// What the model wants of it.
+    pub form: Form,
     /// What it is for.
     pub purpose: Purpose,
-    /// Positions whose keys and values are final.
+    /// Positions whose keys and values the next pass keeps: it computes those from here on.
     pub cached: usize,
     /// Where the block being denoised begins.
     pub current: usize,
@@ -54,6 +115,8 @@ pub struct Sequence {
     pub pass: usize,
     /// Passes of the current block that began without masks.
     post: usize,
+    /// Masks in the current block when it began.
+    masks_at_start: usize,
     /// Denoising passes of all blocks.
     pub steps: u32,
     /// Blocks that took passes.
@@ -65,8 +128,6 @@ pub struct Sequence {
     /// How sure the model was of each token when it settled; 1 where it was given.
     confidences: Vec<f32>,
     frozen: Vec<bool>,
-    mask: u32,
-    end_of_text: u32,
 }
 
 /// What one pass did to the current block.
@@ -79,105 +140,127 @@ pub struct Change {
 }
 
 impl Sequence {
-    /// Lays out a prompt and a canvas, `None` where the model is to write; the rest of the last
-    /// block is masked too.
-    pub fn generate(
-        prompt: &[u32],
-        canvas: &[Option<u32>],
-        block: usize,
-        mask: u32,
-        end_of_text: u32,
-        generate: Generate,
-    ) -> Sequence {
+    /// Lays out a prompt and a canvas, `None` where the model is to write; with block-causal
+    /// attention the rest of the last block is masked too.
+    pub fn generate(prompt: &[u32], canvas: &[Option<u32>], form: Form, generate: Generate) -> Sequence {
         let end = prompt.len() + canvas.len();
         let mut tokens = prompt.to_vec();
         let mut frozen = vec![true; prompt.len()];
         for token in canvas {
-            tokens.push(token.unwrap_or(mask));
+            tokens.push(token.unwrap_or(form.mask));
             frozen.push(token.is_some());
         }
-        tokens.resize(end.next_multiple_of(block), mask);
-        frozen.resize(tokens.len(), false);
-        let mut sequence = Sequence::new(
-            tokens,
-            frozen,
-            prompt.len(),
-            end,
-            block,
-            mask,
-            end_of_text,
-            Purpose::Generate(generate),
-        );
+        if form.attention == Attention::BlockCausal {
+            tokens.resize(end.next_multiple_of(form.block), form.mask);
+            frozen.resize(tokens.len(), false);
+        }
+        let mut sequence = Sequence::new(tokens, frozen, form, Purpose::Generate(generate));
+        (sequence.prompt, sequence.end) = (prompt.len(), end);
+        if form.attention == Attention::Full {
+            sequence.current = prompt.len();
+        }
         sequence.skip_finished();
         sequence
     }
 
-    /// Lays out tokens of which one position is to be scored; the rest of its block is padding.
+    /// Lays out tokens of which one position is to be scored.
     ///
-    /// Later blocks are left out: the position cannot see them.
-    pub fn score(tokens: &[u32], position: usize, block: usize, mask: u32, pad: u32) -> Sequence {
-        let current = position / block * block;
+    /// With block-causal attention the rest of its block is padding and later blocks are left out:
+    /// the position cannot see them.
+    pub fn score(tokens: &[u32], position: usize, form: Form) -> Sequence {
         let mut all = tokens.to_vec();
-        all.resize(current + block, pad);
+        let form = match form.attention {
+            Attention::BlockCausal => form,
+            // Only the position itself is asked for.
+            Attention::Full => Form { block: 1, ..form },
+        };
+        let current = position / form.block * form.block;
+        if form.attention == Attention::BlockCausal {
+            all.resize(current + form.block, form.pad);
+        }
         let frozen = vec![true; all.len()];
         let len = tokens.len().min(all.len());
-        let mut sequence =
-            Sequence::new(all, frozen, len, len, block, mask, pad, Purpose::Score { position });
-        sequence.current = current;
+        let mut sequence = Sequence::new(all, frozen, form, Purpose::Score { position });
+        (sequence.prompt, sequence.end, sequence.current) = (len, len, current);
         sequence
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn new(
-        tokens: Vec<u32>,
-        frozen: Vec<bool>,
-        prompt: usize,
-        end: usize,
-        block: usize,
-        mask: u32,
-        end_of_text: u32,
-        purpose: Purpose,
-    ) -> Sequence {
+    fn new(tokens: Vec<u32>, frozen: Vec<bool>, form: Form, purpose: Purpose) -> Sequence {
         Sequence {
             confidences: vec![1.0; tokens.len()],
             tokens,
-            prompt,
-            end,
-            block,
+            prompt: 0,
+            end: 0,
+            form,
             purpose,
             cached: 0,
             current: 0,
             pass: 0,
             post: 0,
+            masks_at_start: 0,
             steps: 0,
             blocks: 0,
             unmasked: 0,
             is_done: false,
             frozen,
-            mask,
-            end_of_text,
         }
     }
 
-    /// Returns where this pass's chunk ends when it may have `rows` rows: it begins at `cached`.
-    pub fn chunk_end(&self, rows: usize) -> usize {
-        let whole = (rows / self.block).max(1) * self.block;
-        (self.cached + whole).min(self.current + self.block)
+    /// Returns where the current block ends.
+    pub fn block_end(&self) -> usize {
+        (self.current + self.form.block).min(self.tokens.len())
     }
 
-    /// Returns how many rows the next pass needs to reach the end of the current block.
+    /// Returns where the next pass ends when it may compute `rows` rows: it begins at `cached`.
+    ///
+    /// A pass of full attention is not divided.
+    pub fn pass_end(&self, rows: usize) -> usize {
+        match self.form.attention {
+            Attention::BlockCausal => {
+                let whole = (rows / self.form.block).max(1) * self.form.block;
+                (self.cached + whole).min(self.block_end())
+            }
+            Attention::Full if self.form.cache == CacheMode::Dual && self.pass > 0 => self.block_end(),
+            Attention::Full => self.tokens.len(),
+        }
+    }
+
+    /// Returns how many rows have to be computed until the current block can change.
     pub fn pending(&self) -> usize {
-        self.current + self.block - self.cached
+        self.pass_end(self.tokens.len()) - self.cached
+    }
+
+    /// Returns how many rows a pass is made of: it has a multiple of them.
+    pub fn unit(&self) -> usize {
+        match self.form.attention {
+            Attention::BlockCausal => self.form.block,
+            Attention::Full => self.pending(),
+        }
+    }
+
+    /// Returns whether only keys and values before the current block are computed next.
+    pub fn is_prefilling(&self) -> bool {
+        self.form.attention == Attention::BlockCausal && self.pending() > self.form.block
     }
 
     /// Returns the positions of the current block whose candidates the sampler needs.
     pub fn wanted(&self) -> Vec<usize> {
         match &self.purpose {
             Purpose::Score { position } => vec![*position],
-            Purpose::Generate(generate) => (self.current..self.current + self.block)
-                .filter(|p| self.tokens[*p] == self.mask || (generate.rule.edits() && !self.frozen[*p]))
+            Purpose::Generate(generate) => (self.current..self.block_end())
+                .filter(|p| self.tokens[*p] == self.form.mask || (generate.rule.edits() && !self.frozen[*p]))
                 .collect(),
         }
+    }
+
+    /// Returns the position whose output row has the logits of `position`; the first has its own.
+    pub fn source(&self, position: usize) -> usize {
+        position.saturating_sub(self.form.logits_shift)
+    }
+
+    /// Returns the positions whose output rows have the logits of the current block.
+    pub fn sources(&self) -> Range<usize> {
+        self.source(self.current)..self.source(self.block_end() - 1) + 1
     }
 
     /// Takes note of a pass that only filled the cache up to `end`, short of the current block's.
@@ -187,16 +270,23 @@ impl Sequence {
 
     /// Applies the candidates of one pass over the current block; `at` of a candidate counts from the block's start.
     pub fn apply(&mut self, candidates: &[Candidate]) -> Change {
-        self.cached = self.current;
+        self.keep();
         let Purpose::Generate(generate) = &self.purpose else {
             self.is_done = true;
             return Change::default();
         };
         let (rule, min_passes) = (generate.rule, generate.min_passes);
-        let range = self.current..self.current + self.block;
-        let began_masked = self.tokens[range.clone()].contains(&self.mask);
-        let mut settled = rule.settle(self.pass, &self.tokens[range.clone()], self.mask, candidates);
-        let masked = self.tokens[range.clone()].iter().filter(|token| **token == self.mask).count();
+        let range = self.current..self.block_end();
+        let mask = self.form.mask;
+        let masked = self.tokens[range.clone()].iter().filter(|token| **token == mask).count();
+        let began_masked = masked > 0;
+        let block = Block {
+            tokens: &self.tokens[range.clone()],
+            mask,
+            masks_at_start: self.masks_at_start,
+            pass: self.pass,
+        };
+        let mut settled = rule.settle(block, candidates);
         let left = min_passes.saturating_sub(self.pass).max(1);
         settled.keep_surest(masked.div_ceil(left), candidates);
         for i in settled.unmasked.iter().chain(&settled.edited) {
@@ -208,12 +298,22 @@ impl Sequence {
         self.post += usize::from(!began_masked);
         self.steps += 1;
         self.unmasked += settled.unmasked.len() as u32;
-        let has_masks = self.tokens[range].contains(&self.mask);
+        let has_masks = self.tokens[range].contains(&mask);
         if rule.is_done(self.pass, self.post, settled.edited.len(), has_masks, began_masked) {
             self.blocks += 1;
             self.advance();
         }
         Change { unmasked: settled.unmasked.len(), edited: settled.edited.len() }
+    }
+
+    /// Takes note of which keys and values the next pass of the current block keeps.
+    fn keep(&mut self) {
+        self.cached = match (self.form.attention, self.form.cache) {
+            (Attention::BlockCausal, _) => self.current,
+            (Attention::Full, CacheMode::Exact) => 0,
+            // Logits that are shifted need the row before the block too.
+            (Attention::Full, CacheMode::Prefix | CacheMode::Dual) => self.sources().start,
+        };
     }
 
     /// Returns the canvas as it stands, masks included.
@@ -226,20 +326,23 @@ impl Sequence {
         &self.confidences[self.prompt..self.end]
     }
 
-    /// Returns how many tokens of the canvas will not change any more.
+    /// Returns how many tokens of the canvas, from its start, will not change any more.
     pub fn settled(&self) -> usize {
         let upto = if self.is_done { self.end } else { self.current.min(self.end) };
         upto.saturating_sub(self.prompt)
     }
 
     fn advance(&mut self) {
-        let block_end = self.current + self.block;
+        let block_end = self.block_end();
         let stops = matches!(&self.purpose, Purpose::Generate(g) if g.stops_at_end)
-            && self.tokens[self.prompt.min(block_end)..block_end].contains(&self.end_of_text);
+            && self.tokens[self.prompt.min(block_end)..block_end].contains(&self.form.end_of_text);
         self.current = block_end;
         self.pass = 0;
         self.post = 0;
-        if stops || self.current >= self.tokens.len() {
+        if self.form.attention == Attention::Full {
+            self.cached = 0;
+        }
+        if stops {
             self.is_done = true;
         } else {
             self.skip_finished();
@@ -249,89 +352,17 @@ impl Sequence {
     /// Moves to the first block that has something to denoise.
     fn skip_finished(&mut self) {
         while self.current < self.tokens.len() {
-            let block = self.current..self.current + self.block;
-            if self.tokens[block.clone()].contains(&self.mask) && !self.frozen[block].iter().all(|f| *f) {
+            let block = self.current..self.block_end();
+            let masks = self.tokens[block.clone()].iter().filter(|t| **t == self.form.mask).count();
+            if masks > 0 && !self.frozen[block].iter().all(|f| *f) {
+                self.masks_at_start = masks;
                 return;
             }
-            self.current += self.block;
+            self.current = self.block_end();
         }
         self.is_done = true;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn generate() -> Generate {
-        let rule = Rule::Threshold { threshold: 0.5, steps: 4 };
-        Generate {
-            rule,
-            banned: vec![],
-            banned_at: vec![],
-            stops_at_end: true,
-            sampling: None,
-            min_passes: 0,
-        }
-    }
-
-    fn sure(sequence: &Sequence, token: u32) -> Vec<Candidate> {
-        let at = |p: &usize| Candidate { at: p - sequence.current, token, confidence: 0.9 };
-        sequence.wanted().iter().map(at).collect()
-    }
-
-    #[test]
-    fn frozen_tokens_stay_and_whole_frozen_blocks_take_no_pass() {
-        let canvas = [None, Some(8), Some(8), Some(8), Some(8), Some(8), Some(8), None];
-        let mut sequence = Sequence::generate(&[5, 5, 5], &canvas, 4, 0, 1, generate());
-        assert_eq!((sequence.current, sequence.pending()), (0, 4));
-        let candidates = sure(&sequence, 9);
-        sequence.apply(&candidates);
-        assert_eq!(sequence.current, 8, "the block of quoted tokens is skipped");
-        assert_eq!(sequence.pending(), 12, "its keys and values are still to be computed");
-        let candidates = sure(&sequence, 9);
-        sequence.apply(&candidates);
-        assert!(sequence.is_done);
-        assert_eq!(sequence.canvas(), [9, 8, 8, 8, 8, 8, 8, 9]);
-        assert_eq!((sequence.steps, sequence.blocks), (2, 2));
-    }
-
-    #[test]
-    fn an_end_of_text_ends_the_sequence_after_its_block() {
-        let mut sequence = Sequence::generate(&[5], &[None; 11], 4, 0, 1, generate());
-        let candidates = sure(&sequence, 1);
-        sequence.apply(&candidates);
-        assert!(sequence.is_done);
-        assert_eq!(sequence.settled(), 11);
-    }
-
-    #[test]
-    fn a_block_takes_as_many_passes_as_it_must() {
-        let mut sequence =
-            Sequence::generate(&[], &[None; 4], 4, 0, 1, Generate { min_passes: 3, ..generate() });
-        let mut settled = Vec::new();
-        while !sequence.is_done {
-            let candidates = sure(&sequence, 9);
-            settled.push(sequence.apply(&candidates).unmasked);
-        }
-        assert_eq!(settled, [2, 1, 1]);
-    }
-
-    #[test]
-    fn a_scored_position_is_in_the_block_that_is_computed_last() {
-        // The position ends a block; the end of text after it would begin another.
-        let sequence = Sequence::score(&[5; 9], 7, 4, 0, 2);
-        assert_eq!((sequence.current, sequence.tokens.len()), (4, 8));
-        let sequence = Sequence::score(&[5; 6], 4, 4, 0, 2);
-        assert_eq!((sequence.current, sequence.tokens), (4, vec![5, 5, 5, 5, 5, 5, 2, 2]));
-    }
-
-    #[test]
-    fn a_long_prompt_is_prefilled_in_chunks() {
-        let mut sequence = Sequence::generate(&[5; 30], &[None; 2], 4, 0, 1, generate());
-        assert_eq!(sequence.chunk_end(17), 16);
-        sequence.prefilled(16);
-        assert_eq!(sequence.chunk_end(17), 32);
-        assert_eq!(sequence.wanted(), [30, 31]);
-    }
-}
+mod tests;

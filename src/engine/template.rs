@@ -160,7 +160,7 @@ fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value])
     let unknown = || Error::from(ErrorKind::UnknownMethod);
     if value.kind() == ValueKind::Map {
         return match method {
-            "items" => state.apply_filter("items", &[value.clone()]),
+            "items" => state.apply_filter("items", std::slice::from_ref(value)),
             "keys" => Ok(value.try_iter()?.collect()),
             "values" => {
                 let keys: Vec<Value> = value.try_iter()?.collect();
@@ -208,7 +208,7 @@ fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value])
             let (old, new): (String, String) = from_args(args)?;
             Ok(Value::from(text.replace(&old, &new)))
         }
-        "upper" | "lower" | "title" | "capitalize" => state.apply_filter(method, &[value.clone()]),
+        "upper" | "lower" | "title" | "capitalize" => state.apply_filter(method, std::slice::from_ref(value)),
         _ => Err(unknown()),
     }
 }

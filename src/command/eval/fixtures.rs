@@ -12,9 +12,11 @@ use serde::Deserialize;
 
 use crate::engine::config::ModelConfig;
 use crate::engine::model::linear::Quant;
-use crate::engine::model::llada2::Model;
+use crate::engine::model::transformer::Model;
+use crate::engine::model::transformer::Sight;
 use crate::engine::runner::Runner;
 use crate::engine::sampler::Rule;
+use crate::engine::sequence::Form;
 use crate::engine::sequence::Generate;
 use crate::engine::sequence::Sequence;
 use crate::engine::weights::Weights;
@@ -63,13 +65,15 @@ struct DecodeCase {
     gen_length: usize,
     #[serde(default)]
     steps: Option<usize>,
-    threshold: f32,
+    #[serde(default)]
+    threshold: Option<f32>,
     #[serde(default)]
     editing_threshold: Option<f32>,
     #[serde(default)]
     max_post_steps: Option<usize>,
     mask_id: u32,
-    eos_id: u32,
+    #[serde(default)]
+    eos_id: Option<u32>,
     output_ids: Vec<u32>,
     forward_passes: u32,
     trace: Vec<Vec<Pass>>,
@@ -78,6 +82,7 @@ struct DecodeCase {
 #[derive(Debug, PartialEq, Deserialize)]
 struct Pass {
     unmasked: usize,
+    #[serde(default)]
     edited: usize,
     tokens: Vec<u32>,
 }
@@ -149,11 +154,11 @@ pub fn check_folder(folder: &Path) -> anyhow::Result<Vec<CaseResult>> {
 }
 
 fn check_forward(runner: &mut Runner, case: &ForwardCase, expected: &[f32]) -> Result<String, String> {
-    let block = match case.attention {
-        Attention::BlockCausal { block_length } => block_length,
-        Attention::Full => case.input_ids.len(),
+    let sight = match case.attention {
+        Attention::BlockCausal { block_length } => Sight::Blocks(block_length),
+        Attention::Full => Sight::Below(case.input_ids.len()),
     };
-    let logits = runner.logits(&case.input_ids, block);
+    let logits = runner.logits(&case.input_ids, sight);
     if logits.len() != expected.len() {
         return Err(format!("{} logits, expected {}", logits.len(), expected.len()));
     }
@@ -166,29 +171,31 @@ fn check_forward(runner: &mut Runner, case: &ForwardCase, expected: &[f32]) -> R
 
 fn check_decode(runner: &mut Runner, case: &DecodeCase) -> Result<String, String> {
     let rule = rule(case)?;
+    // Rules without an end of text fill the whole canvas.
     let generate = Generate {
         rule,
         banned: vec![],
         banned_at: vec![],
-        stops_at_end: true,
+        stops_at_end: case.eos_id.is_some(),
         sampling: None,
         min_passes: 0,
     };
-    let canvas = vec![None; case.gen_length];
-    let sequence =
-        Sequence::generate(&case.prompt, &canvas, case.block_length, case.mask_id, case.eos_id, generate);
+    let model = Form::of(&runner.model().config);
+    let end_of_text = case.eos_id.unwrap_or(model.end_of_text);
+    let form = Form { block: case.block_length, mask: case.mask_id, end_of_text, ..model };
+    let sequence = Sequence::generate(&case.prompt, &vec![None; case.gen_length], form, generate);
     let mut slot = runner.slot(sequence, Vec::new());
     let mut trace: Vec<Vec<Pass>> = Vec::new();
     let mut blocks_before = 0;
     let mut is_new_block = true;
     while !slot.sequence.is_done {
-        let current = slot.sequence.current;
+        let block = slot.sequence.current..slot.sequence.block_end();
         let outcomes = runner.step(&mut [(&mut slot, usize::MAX / 2)]);
         let Some(change) = &outcomes[0].change else { continue };
         if is_new_block {
             trace.push(Vec::new());
         }
-        let tokens = slot.sequence.tokens[current..current + case.block_length].to_vec();
+        let tokens = slot.sequence.tokens[block].to_vec();
         if let Some(passes) = trace.last_mut() {
             passes.push(Pass { unmasked: change.unmasked, edited: change.edited, tokens });
         }
@@ -217,16 +224,20 @@ fn check_decode(runner: &mut Runner, case: &DecodeCase) -> Result<String, String
 }
 
 fn rule(case: &DecodeCase) -> Result<Rule, String> {
+    let threshold = || case.threshold.ok_or(format!("a {} case without threshold", case.rule));
+    let steps = || case.steps.ok_or(format!("a {} case without steps", case.rule));
     match case.rule.as_str() {
-        "threshold" => Ok(Rule::Threshold {
-            threshold: case.threshold,
-            steps: case.steps.ok_or("a threshold case without steps")?,
-        }),
+        "threshold" => Ok(Rule::Threshold { threshold: threshold()?, steps: steps()? }),
         "threshold_edit" => Ok(Rule::ThresholdEdit {
-            threshold: case.threshold,
+            threshold: threshold()?,
             editing_threshold: case.editing_threshold.ok_or("an editing case without editing_threshold")?,
             max_post_steps: case.max_post_steps.ok_or("an editing case without max_post_steps")?,
         }),
+        // The case states the passes of the whole canvas.
+        "low_confidence" => {
+            let blocks = case.gen_length.div_ceil(case.block_length).max(1);
+            Ok(Rule::LowConfidence { steps: steps()? / blocks })
+        }
         other => Err(format!("decoding rule {other:?} is not supported")),
     }
 }

@@ -20,9 +20,15 @@ pub enum Quant {
     Q8,
 }
 
-/// A weight `[output, input]`.
+/// A weight `[output, input]` and perhaps a bias `[output]`.
 #[derive(Debug, Clone)]
-pub enum Linear {
+pub struct Linear {
+    weight: Weight,
+    bias: Option<Vec<f32>>,
+}
+
+#[derive(Debug, Clone)]
+enum Weight {
     /// In full precision.
     F32 {
         /// Row-major.
@@ -73,40 +79,52 @@ impl Rows {
 }
 
 impl Linear {
-    /// Keeps a weight `[output, input]` in the given precision.
-    pub fn new(weight: Vec<f32>, input: usize, output: usize, quant: Quant) -> Linear {
-        match quant {
-            Quant::F32 => Linear::F32 { weight, input, output },
-            Quant::Q8 => Linear::Q8(QuantizedLinear::new(&weight, input, output)),
-        }
+    /// Keeps a weight `[output, input]` in the given precision, its bias in full.
+    pub fn new(
+        weight: Vec<f32>,
+        bias: Option<Vec<f32>>,
+        input: usize,
+        output: usize,
+        quant: Quant,
+    ) -> Linear {
+        let weight = match quant {
+            Quant::F32 => Weight::F32 { weight, input, output },
+            Quant::Q8 => Weight::Q8(QuantizedLinear::new(&weight, input, output)),
+        };
+        Linear { weight, bias }
     }
 
     /// Returns the number of outputs.
     pub fn output(&self) -> usize {
-        match self {
-            Linear::F32 { output, .. } => *output,
-            Linear::Q8(linear) => linear.output,
+        match &self.weight {
+            Weight::F32 { output, .. } => *output,
+            Weight::Q8(linear) => linear.output,
         }
     }
 
     /// Returns how many bytes the weight takes.
     pub fn bytes(&self) -> usize {
-        match self {
-            Linear::F32 { weight, .. } => weight.len() * size_of::<f32>(),
-            Linear::Q8(linear) => linear.bytes(),
+        match &self.weight {
+            Weight::F32 { weight, .. } => weight.len() * size_of::<f32>(),
+            Weight::Q8(linear) => linear.bytes(),
         }
     }
 
     /// Computes the outputs of rows `from..` of `x` into `y` `[count, output]`, on this thread.
     pub fn apply(&self, y: &mut [f32], x: &Rows, from: usize) {
         let count = y.len() / self.output();
-        match self {
-            Linear::F32 { weight, input, output } => {
+        match &self.weight {
+            Weight::F32 { weight, input, output } => {
                 let x = View::new(&x.full[from * input..(from + count) * input], count, *input);
                 let w = View::new(weight, *output, *input).transposed();
                 exact::matmul(y, *output, x, w, 1.0, Write::Replace);
             }
-            Linear::Q8(linear) => linear.apply(y, &x.quantized, from, count),
+            Weight::Q8(linear) => linear.apply(y, &x.quantized, from, count),
+        }
+        if let Some(bias) = &self.bias {
+            for y in y.chunks_exact_mut(bias.len()) {
+                y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            }
         }
     }
 
@@ -115,5 +133,30 @@ impl Linear {
         let rows = y.len() / self.output();
         let piece = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(8);
         y.par_chunks_mut(piece * self.output()).enumerate().for_each(|(i, y)| self.apply(y, x, i * piece));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bias_is_added_to_every_row() {
+        let weight: Vec<f32> = (0..15).map(|i| (i as f32 * 0.7).sin()).collect();
+        let x: Vec<f32> = (0..10).map(|i| (i as f32 * 0.3).cos()).collect();
+        let bias = vec![1.0, -2.0, 0.5];
+        for quant in [Quant::F32, Quant::Q8] {
+            let mut rows = Rows::default();
+            rows.set(quant, &x, 5);
+            let apply = |bias| {
+                let mut y = vec![0.0; 6];
+                Linear::new(weight.clone(), bias, 5, 3, quant).apply_parallel(&mut y, &rows);
+                y
+            };
+            let (plain, biased) = (apply(None), apply(Some(bias.clone())));
+            for (i, (plain, biased)) in plain.iter().zip(&biased).enumerate() {
+                assert_eq!(plain + bias[i % 3], *biased, "{quant:?}");
+            }
+        }
     }
 }

@@ -1,4 +1,16 @@
 //! The serving forward pass: plain slices, keys and values cached, many sequences together.
+//!
+//! One body for all families ([`transformer`] with [`feed_forward`], over [`linear`] layers); a file
+//! for each says what it publishes and calls its tensors.
 
+pub mod arithmetic;
+pub mod dream;
+pub mod feed_forward;
 pub mod linear;
+pub mod llada;
 pub mod llada2;
+pub mod lladamoe;
+pub mod loader;
+pub mod names;
+pub mod sdar;
+pub mod transformer;

@@ -1,4 +1,4 @@
-//! Matrix products in f32 over row-major slices, through the `gemm-f32` crate.
+//! Matrix products over row-major slices of f32, through the `gemm-f32` crate or with factors in bf16.
 //!
 //! A linear layer stores its weight as `[out, in]`, as checkpoints do. The three products of a
 //! layer (forward, gradient of the input, gradient of the weight) each have a serial form, for
@@ -7,6 +7,9 @@
 
 use gemm_common::Parallelism;
 use rayon::prelude::*;
+
+#[cfg(target_arch = "x86_64")]
+use crate::engine::ops::bf16;
 
 /// A matrix within a slice: `rows × columns`, element (i, j) at `i * row_stride + j * column_stride`.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +48,7 @@ impl<'a> View<'a> {
         }
     }
 
-    fn is_within(&self) -> bool {
+    pub(super) fn is_within(&self) -> bool {
         self.rows == 0
             || self.columns == 0
             || (self.rows - 1) * self.row_stride + (self.columns - 1) * self.column_stride < self.data.len()
@@ -100,74 +103,110 @@ pub fn matmul(dst: &mut [f32], dst_stride: usize, a: View, b: View, scale: f32, 
     }
 }
 
-/// Computes `y = x·wᵀ`: x `[n, in]`, w `[out, in]`, y `[n, out]`.
-pub fn linear(y: &mut [f32], x: &[f32], w: &[f32], input: usize, output: usize) {
-    let n = x.len() / input;
-    matmul(y, output, View::new(x, n, input), View::new(w, output, input).transposed(), 1.0, Write::Replace);
+/// How the factors of a product are rounded; its sums are in f32 either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Precision {
+    /// Not at all.
+    #[default]
+    F32,
+    /// To bf16, which is twice as fast where the processor can; elsewhere not at all.
+    Bf16,
 }
 
-/// Computes `dx (+)= dy·w`: dy `[n, out]`, w `[out, in]`, dx `[n, in]`.
-pub fn linear_input_gradient(
-    dx: &mut [f32],
-    dy: &[f32],
-    w: &[f32],
-    input: usize,
-    output: usize,
-    write: Write,
-) {
-    let n = dy.len() / output;
-    matmul(dx, input, View::new(dy, n, output), View::new(w, output, input), 1.0, write);
-}
+impl Precision {
+    /// [`matmul`] in this precision.
+    ///
+    /// # Panics
+    /// When shapes do not fit the slices: a bug of the caller.
+    pub fn matmul(self, dst: &mut [f32], dst_stride: usize, a: View, b: View, scale: f32, write: Write) {
+        // With one row or column there is nothing to gain from packing.
+        #[cfg(target_arch = "x86_64")]
+        if self == Precision::Bf16 && a.rows > 1 && b.columns > 1 && bf16::is_supported() {
+            return bf16::matmul_bf16(dst, dst_stride, a, b, scale, write);
+        }
+        matmul(dst, dst_stride, a, b, scale, write);
+    }
 
-/// Computes `dw += dyᵀ·x`: dy `[n, out]`, x `[n, in]`, dw `[out, in]`.
-pub fn linear_weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], input: usize, output: usize) {
-    let n = x.len() / input;
-    matmul(dw, input, View::new(dy, n, output).transposed(), View::new(x, n, input), 1.0, Write::Add);
+    /// Computes `y = x·wᵀ`: x `[n, in]`, w `[out, in]`, y `[n, out]`.
+    pub fn linear(self, y: &mut [f32], x: &[f32], w: &[f32], input: usize, output: usize) {
+        let n = x.len() / input;
+        let w = View::new(w, output, input).transposed();
+        self.matmul(y, output, View::new(x, n, input), w, 1.0, Write::Replace);
+    }
+
+    /// Computes `dx (+)= dy·w`: dy `[n, out]`, w `[out, in]`, dx `[n, in]`.
+    pub fn linear_input_gradient(
+        self,
+        dx: &mut [f32],
+        dy: &[f32],
+        w: &[f32],
+        input: usize,
+        output: usize,
+        write: Write,
+    ) {
+        let n = dy.len() / output;
+        self.matmul(dx, input, View::new(dy, n, output), View::new(w, output, input), 1.0, write);
+    }
+
+    /// Computes `dw += dyᵀ·x`: dy `[n, out]`, x `[n, in]`, dw `[out, in]`.
+    pub fn linear_weight_gradient(self, dw: &mut [f32], dy: &[f32], x: &[f32], input: usize, output: usize) {
+        let n = x.len() / input;
+        let dy = View::new(dy, n, output).transposed();
+        self.matmul(dw, input, dy, View::new(x, n, input), 1.0, Write::Add);
+    }
+
+    /// [`Precision::linear`], rows split over the threads.
+    pub fn parallel_linear(self, y: &mut [f32], x: &[f32], w: &[f32], input: usize, output: usize) {
+        let rows = piece(x.len() / input);
+        y.par_chunks_mut(rows * output)
+            .zip(x.par_chunks(rows * input))
+            .for_each(|(y, x)| self.linear(y, x, w, input, output));
+    }
+
+    /// [`Precision::linear_input_gradient`], rows split over the threads.
+    pub fn parallel_linear_input_gradient(
+        self,
+        dx: &mut [f32],
+        dy: &[f32],
+        w: &[f32],
+        input: usize,
+        output: usize,
+        write: Write,
+    ) {
+        let rows = piece(dy.len() / output);
+        dx.par_chunks_mut(rows * input)
+            .zip(dy.par_chunks(rows * output))
+            .for_each(|(dx, dy)| self.linear_input_gradient(dx, dy, w, input, output, write));
+    }
+
+    /// [`Precision::linear_weight_gradient`], output rows of the weight split over the threads.
+    pub fn parallel_linear_weight_gradient(
+        self,
+        dw: &mut [f32],
+        dy: &[f32],
+        x: &[f32],
+        input: usize,
+        output: usize,
+    ) {
+        let n = x.len() / input;
+        let rows = piece(output);
+        dw.par_chunks_mut(rows * input).enumerate().for_each(|(i, dw)| {
+            let count = dw.len() / input;
+            let columns = View {
+                data: &dy[(i * rows).min(dy.len())..],
+                rows: count,
+                columns: n,
+                row_stride: 1,
+                column_stride: output,
+            };
+            self.matmul(dw, input, columns, View::new(x, n, input), 1.0, Write::Add);
+        });
+    }
 }
 
 /// Splits `rows` into about one piece a thread.
 fn piece(rows: usize) -> usize {
     rows.div_ceil(rayon::current_num_threads()).max(1)
-}
-
-/// [`linear`], rows split over the threads.
-pub fn parallel_linear(y: &mut [f32], x: &[f32], w: &[f32], input: usize, output: usize) {
-    let rows = piece(x.len() / input);
-    y.par_chunks_mut(rows * output)
-        .zip(x.par_chunks(rows * input))
-        .for_each(|(y, x)| linear(y, x, w, input, output));
-}
-
-/// [`linear_input_gradient`], rows split over the threads.
-pub fn parallel_linear_input_gradient(
-    dx: &mut [f32],
-    dy: &[f32],
-    w: &[f32],
-    input: usize,
-    output: usize,
-    write: Write,
-) {
-    let rows = piece(dy.len() / output);
-    dx.par_chunks_mut(rows * input)
-        .zip(dy.par_chunks(rows * output))
-        .for_each(|(dx, dy)| linear_input_gradient(dx, dy, w, input, output, write));
-}
-
-/// [`linear_weight_gradient`], output rows of the weight split over the threads.
-pub fn parallel_linear_weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], input: usize, output: usize) {
-    let n = x.len() / input;
-    let rows = piece(output);
-    dw.par_chunks_mut(rows * input).enumerate().for_each(|(i, dw)| {
-        let count = dw.len() / input;
-        let columns = View {
-            data: &dy[(i * rows).min(dy.len())..],
-            rows: count,
-            columns: n,
-            row_stride: 1,
-            column_stride: output,
-        };
-        matmul(dw, input, columns, View::new(x, n, input), 1.0, Write::Add);
-    });
 }
 
 #[cfg(test)]
@@ -207,14 +246,14 @@ mod tests {
         for (n, input, output) in [(1, 7, 5), (3, 64, 33), (37, 19, 130)] {
             let (x, w, dy) = (numbers(n * input, 1), numbers(output * input, 2), numbers(n * output, 3));
             let mut y = vec![9.0; n * output];
-            parallel_linear(&mut y, &x, &w, input, output);
+            Precision::F32.parallel_linear(&mut y, &x, &w, input, output);
             check(&y, &naive(View::new(&x, n, input), View::new(&w, output, input).transposed()));
             let mut dx = vec![1.0; n * input];
-            parallel_linear_input_gradient(&mut dx, &dy, &w, input, output, Write::Add);
+            Precision::F32.parallel_linear_input_gradient(&mut dx, &dy, &w, input, output, Write::Add);
             let plain = naive(View::new(&dy, n, output), View::new(&w, output, input));
             check(&dx, &plain.iter().map(|v| v + 1.0).collect::<Vec<_>>());
             let mut dw = vec![0.0; output * input];
-            parallel_linear_weight_gradient(&mut dw, &dy, &x, input, output);
+            Precision::F32.parallel_linear_weight_gradient(&mut dw, &dy, &x, input, output);
             check(&dw, &naive(View::new(&dy, n, output).transposed(), View::new(&x, n, input)));
         }
     }

@@ -1,5 +1,7 @@
 //! The arithmetic, one file for each operation: plain slices in, plain slices out.
 
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 pub mod exact;
 pub mod matmul;
 pub mod norm;

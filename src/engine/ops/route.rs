@@ -1,23 +1,58 @@
-//! Routing of LLaDA2: sigmoid scores, a bias that only moves the choice, groups, normalised weights.
+//! Routing of rows to experts: a score, a bias that only moves the choice, groups, weights.
 //!
-//! `s = sigmoid(x·Wᵀ)`; `r = s + bias`; of `n_group` groups the `topk_group` with the largest sum
-//! of their two best `r` stay; of their experts the `k` largest `r` are chosen; the weight of a
-//! chosen expert is `s / (Σ s + 1e-20) · scale`. In f32 throughout (LLaDA2.0 report, arXiv 2512.15745).
+//! `s = sigmoid(x·Wᵀ)` or `softmax(x·Wᵀ)`; `r = s + bias`; of the groups those stay whose two best
+//! `r` have the largest sum; of their experts the `k` largest `r` are chosen; the weight of a chosen
+//! expert is `s · scale`, or `s / (Σ s + 1e-20) · scale`. In f32 throughout (LLaDA2.0 report, arXiv
+//! 2512.15745). With a capacity only a pool of experts is open to the rows of a block: those with
+//! the largest `max r` over the block (LLaDA2.2 report, equation 1).
+
+/// What makes scores of the router's outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Score {
+    /// Each by itself.
+    Sigmoid,
+    /// All experts together.
+    Softmax,
+}
 
 /// How experts are chosen.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Routing {
+    /// What makes scores of the router's outputs.
+    pub score: Score,
     /// Experts a token is sent to.
     pub chosen: usize,
     /// Groups of experts.
     pub groups: usize,
     /// Groups that stay.
     pub kept_groups: usize,
-    /// Multiplies the normalised weights.
+    /// Experts that are open to a block, when they are limited.
+    pub capacity: Option<usize>,
+    /// Whether the weights of the chosen are divided by their sum.
+    pub normalise: bool,
+    /// Multiplies the weights.
     pub scale: f32,
 }
 
-/// Chooses experts for one token: `scores` `[experts]` after the sigmoid, `bias` `[experts]`;
+/// Takes all experts out of a block's choice but the pool that its capacity allows.
+///
+/// `scores` `[rows, experts]` of the block, after the score; those outside the pool become −∞.
+pub fn limit_to_pool(capacity: usize, scores: &mut [f32], bias: &[f32]) {
+    let experts = bias.len();
+    let best = |expert: usize| {
+        let of_rows = scores.iter().skip(expert).step_by(experts);
+        of_rows.fold(f32::NEG_INFINITY, |best, score| best.max(score + bias[expert]))
+    };
+    let ranks: Vec<f32> = (0..experts).map(best).collect();
+    let mut order: Vec<usize> = (0..experts).collect();
+    // A stable sort: of equal experts the first is in the pool first.
+    order.sort_by(|a, b| ranks[*b].total_cmp(&ranks[*a]));
+    for closed in order.into_iter().skip(capacity) {
+        scores.iter_mut().skip(closed).step_by(experts).for_each(|score| *score = f32::NEG_INFINITY);
+    }
+}
+
+/// Chooses experts for one token: `scores` `[experts]` after the score, `bias` `[experts]`;
 /// writes `routing.chosen` experts, best first, and their weights.
 pub fn route(routing: Routing, scores: &[f32], bias: &[f32], experts: &mut [u32], weights: &mut [f32]) {
     let size = scores.len() / routing.groups;
@@ -52,8 +87,9 @@ pub fn route(routing: Routing, scores: &[f32], bias: &[f32], experts: &mut [u32]
         experts[slot] = expert as u32;
         sum += scores[expert];
     }
+    let divisor = if routing.normalise { sum + 1e-20 } else { 1.0 };
     for (expert, weight) in experts.iter().zip(weights) {
-        *weight = scores[*expert as usize] / (sum + 1e-20) * routing.scale;
+        *weight = scores[*expert as usize] / divisor * routing.scale;
     }
 }
 
@@ -73,9 +109,19 @@ fn largest(items: impl Iterator<Item = usize>, value: impl Fn(usize) -> f32) -> 
 mod tests {
     use super::*;
 
+    const TWO: Routing = Routing {
+        score: Score::Sigmoid,
+        chosen: 2,
+        groups: 1,
+        kept_groups: 1,
+        capacity: None,
+        normalise: true,
+        scale: 1.0,
+    };
+
     #[test]
     fn the_bias_moves_the_choice_but_not_the_weight() {
-        let routing = Routing { chosen: 2, groups: 1, kept_groups: 1, scale: 1.0 };
+        let routing = TWO;
         let (mut experts, mut weights) = ([0; 2], [0.0; 2]);
         route(routing, &[0.5, 0.4, 0.3, 0.2], &[0.0, 0.0, 0.0, 1.0], &mut experts, &mut weights);
         assert_eq!(experts, [3, 0]);
@@ -85,11 +131,30 @@ mod tests {
 
     #[test]
     fn experts_outside_the_kept_groups_are_not_chosen() {
-        let routing = Routing { chosen: 2, groups: 2, kept_groups: 1, scale: 2.5 };
+        let routing = Routing { groups: 2, kept_groups: 1, scale: 2.5, ..TWO };
         let (mut experts, mut weights) = ([0; 2], [0.0; 2]);
         // Expert 0 is the best of all, but its group's two best sum to less.
         route(routing, &[0.9, 0.1, 0.6, 0.6], &[0.0; 4], &mut experts, &mut weights);
         assert_eq!(experts, [2, 3]);
         assert!((weights[0] - 1.25).abs() < 1e-6);
+    }
+
+    #[test]
+    fn weights_that_are_not_normalised_stay_scores() {
+        let routing = Routing { score: Score::Softmax, normalise: false, ..TWO };
+        let (mut experts, mut weights) = ([0; 2], [0.0; 2]);
+        route(routing, &[0.1, 0.5, 0.1, 0.3], &[0.0; 4], &mut experts, &mut weights);
+        assert_eq!((experts, weights), ([1, 3], [0.5, 0.3]));
+    }
+
+    #[test]
+    fn a_block_chooses_from_the_experts_that_its_rows_want_most() {
+        // Two rows; over both, experts 3 (0.9) and 0 (0.8) are wanted most, 1 is closed to the second.
+        let mut scores = [0.8, 0.1, 0.2, 0.3, 0.1, 0.7, 0.2, 0.9];
+        limit_to_pool(2, &mut scores, &[0.0; 4]);
+        let (mut experts, mut weights) = ([0; 2], [0.0; 2]);
+        route(TWO, &scores[4..], &[0.0; 4], &mut experts, &mut weights);
+        assert_eq!(experts, [3, 0]);
+        assert!((weights[0] - 0.9).abs() < 1e-6);
     }
 }

@@ -34,6 +34,14 @@ multiversion! {
     }
 }
 
+/// Returns the entropy in nats of the softmax of a row with its largest score and the sum of
+/// exponentials above: `ln Z − Σ p·(s − largest)`. Scores of −∞ count for nothing.
+pub fn entropy(row: &[f32], largest: f32, sum: f32) -> f32 {
+    let below = row.iter().map(|s| s - largest).filter(|d| d.is_finite());
+    let weighted: f64 = below.map(|d| f64::from(exp(d)) * f64::from(d)).sum();
+    (f64::from(sum).ln() - weighted / f64::from(sum)) as f32
+}
+
 /// Returns the largest of a row, in eight lanes.
 #[inline(always)]
 pub fn largest(row: &[f32]) -> f32 {
@@ -49,4 +57,21 @@ pub fn largest(row: &[f32]) -> f32 {
         best = best.max(lane);
     }
     best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entropy_is_that_of_the_distribution() {
+        let check = |row: &[f32], expected: f32| {
+            let best = largest(row);
+            let found = entropy(row, best, sum_of_exponentials(row, best));
+            assert!((found - expected).abs() < 1e-5, "{row:?}: {found}, expected {expected}");
+        };
+        check(&[3.0; 8], 8.0_f32.ln());
+        check(&[1.0, 1.0, f32::NEG_INFINITY], 2.0_f32.ln());
+        check(&[0.0, 3.0_f32.ln()], -(0.25 * 0.25_f32.ln() + 0.75 * 0.75_f32.ln()));
+    }
 }

@@ -4,9 +4,9 @@
 //! it; a clean block sees itself and the clean blocks before it. Scores are computed block by
 //! block and thrown away; the backward pass computes them again.
 
+use crate::engine::ops::matmul::Precision;
 use crate::engine::ops::matmul::View;
 use crate::engine::ops::matmul::Write;
-use crate::engine::ops::matmul::matmul;
 use crate::engine::ops::simd::multiversion;
 use crate::engine::ops::softmax::softmax;
 
@@ -21,6 +21,8 @@ pub struct Heads {
     pub width: usize,
     /// Block length.
     pub block: usize,
+    /// How products are rounded.
+    pub precision: Precision,
 }
 
 /// One half of a document, noised or clean: rows of `[tokens, heads · width]`.
@@ -113,14 +115,35 @@ pub fn backward(
                 if sight.clean > 0 {
                     let columns = View { columns: sight.clean, ..probability };
                     let v = View::strided(&clean.v[key_at..], sight.clean, width, k_stride);
-                    matmul(&mut clean_dv[key_at..], k_stride, columns.transposed(), d, 1.0, Write::Add);
-                    matmul(&mut dp, seen, d, v.transposed(), 1.0, Write::Replace);
+                    heads.precision.matmul(
+                        &mut clean_dv[key_at..],
+                        k_stride,
+                        columns.transposed(),
+                        d,
+                        1.0,
+                        Write::Add,
+                    );
+                    heads.precision.matmul(&mut dp, seen, d, v.transposed(), 1.0, Write::Replace);
                 }
                 if sight.own {
                     let columns = View { data: &p[sight.clean..], columns: sight.rows, ..probability };
                     let v = View::strided(&half.v[own_at..], sight.rows, width, k_stride);
-                    matmul(&mut noised_dv[own_at..], k_stride, columns.transposed(), d, 1.0, Write::Add);
-                    matmul(&mut dp[sight.clean..], seen, d, v.transposed(), 1.0, Write::Replace);
+                    heads.precision.matmul(
+                        &mut noised_dv[own_at..],
+                        k_stride,
+                        columns.transposed(),
+                        d,
+                        1.0,
+                        Write::Add,
+                    );
+                    heads.precision.matmul(
+                        &mut dp[sight.clean..],
+                        seen,
+                        d,
+                        v.transposed(),
+                        1.0,
+                        Write::Replace,
+                    );
                 }
                 // dS = P ∘ (dP − rowsum(dO ∘ O)) · scale.
                 for row in 0..sight.rows {
@@ -135,15 +158,29 @@ pub fn backward(
                 if sight.clean > 0 {
                     let columns = View { columns: sight.clean, ..ds };
                     let k = View::strided(&clean.k[key_at..], sight.clean, width, k_stride);
-                    matmul(&mut dq[q_at..], q_stride, columns, k, 1.0, Write::Replace);
-                    matmul(&mut clean_dk[key_at..], k_stride, columns.transposed(), q, 1.0, Write::Add);
+                    heads.precision.matmul(&mut dq[q_at..], q_stride, columns, k, 1.0, Write::Replace);
+                    heads.precision.matmul(
+                        &mut clean_dk[key_at..],
+                        k_stride,
+                        columns.transposed(),
+                        q,
+                        1.0,
+                        Write::Add,
+                    );
                 }
                 if sight.own {
                     let columns = View { data: &dp[sight.clean..], columns: sight.rows, ..ds };
                     let k = View::strided(&half.k[own_at..], sight.rows, width, k_stride);
                     let write = if sight.clean > 0 { Write::Add } else { Write::Replace };
-                    matmul(&mut dq[q_at..], q_stride, columns, k, 1.0, write);
-                    matmul(&mut noised_dk[own_at..], k_stride, columns.transposed(), q, 1.0, Write::Add);
+                    heads.precision.matmul(&mut dq[q_at..], q_stride, columns, k, 1.0, write);
+                    heads.precision.matmul(
+                        &mut noised_dk[own_at..],
+                        k_stride,
+                        columns.transposed(),
+                        q,
+                        1.0,
+                        Write::Add,
+                    );
                 }
             }
         }
@@ -160,11 +197,11 @@ fn probabilities(heads: Heads, head: usize, sight: &Sight, half: Half, clean: Ha
     let q = View::strided(&half.q[sight.from * q_stride + head * width..], sight.rows, width, q_stride);
     if sight.clean > 0 {
         let k = View::strided(&clean.k[key_at..], sight.clean, width, k_stride);
-        matmul(p, seen, q, k.transposed(), scale, Write::Replace);
+        heads.precision.matmul(p, seen, q, k.transposed(), scale, Write::Replace);
     }
     if sight.own {
         let k = View::strided(&half.k[sight.from * k_stride + key_at..], sight.rows, width, k_stride);
-        matmul(&mut p[sight.clean..], seen, q, k.transposed(), scale, Write::Replace);
+        heads.precision.matmul(&mut p[sight.clean..], seen, q, k.transposed(), scale, Write::Replace);
     }
     for row in p.chunks_exact_mut(seen) {
         softmax(row);
@@ -187,12 +224,26 @@ fn weigh_values(
     let probability = View::new(p, sight.rows, seen);
     if sight.clean > 0 {
         let v = View::strided(&clean.v[key_at..], sight.clean, width, k_stride);
-        matmul(out, q_stride, View { columns: sight.clean, ..probability }, v, 1.0, Write::Replace);
+        heads.precision.matmul(
+            out,
+            q_stride,
+            View { columns: sight.clean, ..probability },
+            v,
+            1.0,
+            Write::Replace,
+        );
     }
     if sight.own {
         let v = View::strided(&half.v[sight.from * k_stride + key_at..], sight.rows, width, k_stride);
         let own = View { data: &p[sight.clean..], columns: sight.rows, ..probability };
-        matmul(out, q_stride, own, v, 1.0, if sight.clean > 0 { Write::Add } else { Write::Replace });
+        heads.precision.matmul(
+            out,
+            q_stride,
+            own,
+            v,
+            1.0,
+            if sight.clean > 0 { Write::Add } else { Write::Replace },
+        );
     }
 }
 

@@ -19,7 +19,7 @@ use safetensors::tensor::TensorView;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::engine::config::ModelConfig;
+use crate::engine::model::llada2::Llada2Config;
 use crate::engine::train::layout::Layout;
 use crate::engine::train::network::Network;
 use crate::engine::train::optimizer::Optimizer;
@@ -104,7 +104,7 @@ pub fn read_state(
 /// # Errors
 /// When a file is missing or the trainer does not know the architecture.
 pub fn read_network(folder: &Path) -> io::Result<Network> {
-    let config = ModelConfig::read(folder).map_err(io::Error::other)?;
+    let config = Llada2Config::read(folder).map_err(io::Error::other)?;
     let layout = Layout::new(&config).map_err(io::Error::other)?;
     let weights = Weights::open(folder).map_err(io::Error::other)?;
     let mut parameters = vec![0.0; layout.len];

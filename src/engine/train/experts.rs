@@ -5,13 +5,8 @@
 
 use rayon::prelude::*;
 
+use crate::engine::ops::matmul::Precision;
 use crate::engine::ops::matmul::Write;
-use crate::engine::ops::matmul::linear;
-use crate::engine::ops::matmul::linear_input_gradient;
-use crate::engine::ops::matmul::linear_weight_gradient;
-use crate::engine::ops::matmul::parallel_linear;
-use crate::engine::ops::matmul::parallel_linear_input_gradient;
-use crate::engine::ops::matmul::parallel_linear_weight_gradient;
 use crate::engine::ops::route::Routing;
 use crate::engine::ops::route::route;
 use crate::engine::ops::simd::sigmoid;
@@ -31,6 +26,8 @@ pub struct Shape {
     pub shared: usize,
     /// How experts are chosen.
     pub routing: Routing,
+    /// How the experts' products are rounded; the router's never are.
+    pub precision: Precision,
 }
 
 /// The weights of a sparse layer, or their gradients.
@@ -83,7 +80,7 @@ pub fn forward(shape: Shape, w: &Weights<&[f32]>, bias: &[f32], x: &[f32], y: &m
     saved.scores.resize(n * shape.experts, 0.0);
     saved.chosen.resize(n * k, 0);
     saved.weights.resize(n * k, 0.0);
-    parallel_linear(&mut saved.scores, x, w.gate, hidden, shape.experts);
+    Precision::F32.parallel_linear(&mut saved.scores, x, w.gate, hidden, shape.experts);
     for row in 0..n {
         let scores = &mut saved.scores[row * shape.experts..(row + 1) * shape.experts];
         scores.iter_mut().for_each(|s| *s = sigmoid(*s));
@@ -102,20 +99,26 @@ pub fn forward(shape: Shape, w: &Weights<&[f32]>, bias: &[f32], x: &[f32], y: &m
         let rows = gather(x, slots, k, hidden);
         let gate_up_weight =
             &w.expert_gate_up[e * 2 * shape.width * hidden..(e + 1) * 2 * shape.width * hidden];
-        linear(gate_up, &rows, gate_up_weight, hidden, 2 * shape.width);
+        shape.precision.linear(gate_up, &rows, gate_up_weight, hidden, 2 * shape.width);
         let mut activated = vec![0.0; slots.len() * shape.width];
         swiglu(&mut activated, gate_up, shape.width);
         weigh(&mut activated, slots, weights, shape.width);
         let down = &w.expert_down[e * shape.width * hidden..(e + 1) * shape.width * hidden];
-        linear(out, &activated, down, shape.width, hidden);
+        shape.precision.linear(out, &activated, down, shape.width, hidden);
     });
 
     if shape.shared > 0 {
         saved.shared_gate_up.resize(n * 2 * shape.shared, 0.0);
-        parallel_linear(&mut saved.shared_gate_up, x, w.shared_gate_up, hidden, 2 * shape.shared);
+        shape.precision.parallel_linear(
+            &mut saved.shared_gate_up,
+            x,
+            w.shared_gate_up,
+            hidden,
+            2 * shape.shared,
+        );
         let mut activated = vec![0.0; n * shape.shared];
         parallel_swiglu(&mut activated, &saved.shared_gate_up, shape.shared);
-        parallel_linear(y, &activated, w.shared_down, shape.shared, hidden);
+        shape.precision.parallel_linear(y, &activated, w.shared_down, shape.shared, hidden);
     } else {
         y.fill(0.0);
     }
@@ -137,9 +140,16 @@ pub fn backward(
     if shape.shared > 0 {
         let mut activated = vec![0.0; n * shape.shared];
         parallel_swiglu(&mut activated, &saved.shared_gate_up, shape.shared);
-        parallel_linear_weight_gradient(dw.shared_down, dy, &activated, shape.shared, hidden);
+        shape.precision.parallel_linear_weight_gradient(dw.shared_down, dy, &activated, shape.shared, hidden);
         let d = &mut activated;
-        parallel_linear_input_gradient(d, dy, w.shared_down, shape.shared, hidden, Write::Replace);
+        shape.precision.parallel_linear_input_gradient(
+            d,
+            dy,
+            w.shared_down,
+            shape.shared,
+            hidden,
+            Write::Replace,
+        );
         let rows = n.div_ceil(rayon::current_num_threads()).max(1);
         saved
             .shared_gate_up
@@ -147,8 +157,15 @@ pub fn backward(
             .zip(d.par_chunks(rows * shape.shared))
             .for_each(|(gate_up, d)| swiglu_backward(gate_up, d, shape.shared));
         let d = &saved.shared_gate_up;
-        parallel_linear_weight_gradient(dw.shared_gate_up, d, x, hidden, 2 * shape.shared);
-        parallel_linear_input_gradient(dx, d, w.shared_gate_up, hidden, 2 * shape.shared, Write::Add);
+        shape.precision.parallel_linear_weight_gradient(dw.shared_gate_up, d, x, hidden, 2 * shape.shared);
+        shape.precision.parallel_linear_input_gradient(
+            dx,
+            d,
+            w.shared_gate_up,
+            hidden,
+            2 * shape.shared,
+            Write::Add,
+        );
     }
 
     let mut slot_dx = vec![0.0; n * k * hidden];
@@ -172,7 +189,7 @@ pub fn backward(
         let mut activated = vec![0.0; slots.len() * width];
         swiglu(&mut activated, gate_up, width);
         let mut dactivated = vec![0.0; slots.len() * width];
-        linear_input_gradient(&mut dactivated, &dout, down, width, hidden, Write::Replace);
+        shape.precision.linear_input_gradient(&mut dactivated, &dout, down, width, hidden, Write::Replace);
         // The gradient of the routing weight, from the hidden vector before it was weighed.
         for ((dweight, a), d) in
             slot_dweight.iter_mut().zip(activated.chunks_exact(width)).zip(dactivated.chunks_exact(width))
@@ -180,18 +197,25 @@ pub fn backward(
             *dweight = a.iter().zip(d).map(|(a, d)| a * d).sum();
         }
         weigh(&mut activated, slots, weights, width);
-        linear_weight_gradient(ddown_w, &dout, &activated, width, hidden);
+        shape.precision.linear_weight_gradient(ddown_w, &dout, &activated, width, hidden);
         weigh(&mut dactivated, slots, weights, width);
         swiglu_backward(gate_up, &dactivated, width);
         let rows = gather(x, slots, k, hidden);
-        linear_weight_gradient(dgate_up_w, gate_up, &rows, hidden, 2 * width);
-        linear_input_gradient(slot_dx, gate_up, gate_up_weight, hidden, 2 * width, Write::Replace);
+        shape.precision.linear_weight_gradient(dgate_up_w, gate_up, &rows, hidden, 2 * width);
+        shape.precision.linear_input_gradient(
+            slot_dx,
+            gate_up,
+            gate_up_weight,
+            hidden,
+            2 * width,
+            Write::Replace,
+        );
     });
     combine(dx, &slot_dx, &saved.slot_of, k, hidden);
 
     let dlogits = router_gradient(shape, saved, &slot_dweight, n);
-    parallel_linear_weight_gradient(dw.gate, &dlogits, x, hidden, shape.experts);
-    parallel_linear_input_gradient(dx, &dlogits, w.gate, hidden, shape.experts, Write::Add);
+    Precision::F32.parallel_linear_weight_gradient(dw.gate, &dlogits, x, hidden, shape.experts);
+    Precision::F32.parallel_linear_input_gradient(dx, &dlogits, w.gate, hidden, shape.experts, Write::Add);
 }
 
 /// Returns `[n, experts]`: the gradient of the router's logits through `w_j = s_j / Σ s · scale`.

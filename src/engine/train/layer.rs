@@ -4,11 +4,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::engine::config::ModelConfig;
+use crate::engine::model::llada2::Llada2Config;
+use crate::engine::ops::matmul::Precision;
 use crate::engine::ops::matmul::Write;
-use crate::engine::ops::matmul::parallel_linear;
-use crate::engine::ops::matmul::parallel_linear_input_gradient;
-use crate::engine::ops::matmul::parallel_linear_weight_gradient;
 use crate::engine::ops::norm::rms_norm;
 use crate::engine::ops::norm::rms_norm_backward;
 use crate::engine::ops::rope::Rope;
@@ -46,15 +44,21 @@ pub(super) struct Activations {
 }
 
 /// Projects rows to queries, keys and values; rows from `rows` on to keys and values only.
-pub(super) fn project(config: &ModelConfig, weight: &[f32], at: &mut Activations, rows: usize) {
+pub(super) fn project(
+    config: &Llada2Config,
+    precision: Precision,
+    weight: &[f32],
+    at: &mut Activations,
+    rows: usize,
+) {
     let (hidden, width) = (config.hidden_size, config.qkv_width());
     let queries = config.num_attention_heads * config.head_dim;
     let all = at.normed.len() / hidden;
     resize(&mut at.qkv, rows * width + (all - rows) * (width - queries));
     let (with_queries, without) = at.qkv.split_at_mut(rows * width);
-    parallel_linear(with_queries, &at.normed[..rows * hidden], weight, hidden, width);
+    precision.parallel_linear(with_queries, &at.normed[..rows * hidden], weight, hidden, width);
     if all > rows {
-        parallel_linear(
+        precision.parallel_linear(
             without,
             &at.normed[rows * hidden..],
             &weight[queries * hidden..],
@@ -66,7 +70,8 @@ pub(super) fn project(config: &ModelConfig, weight: &[f32], at: &mut Activations
 
 #[allow(clippy::too_many_arguments)]
 pub(super) fn project_backward(
-    config: &ModelConfig,
+    config: &Llada2Config,
+    precision: Precision,
     layer: &LayerLayout,
     parameters: &[f32],
     gradients: &mut [f32],
@@ -81,12 +86,18 @@ pub(super) fn project_backward(
     let (with_queries, without) = dqkv.split_at(rows * width);
     let (dn_with, dn_without) = dn.split_at_mut(rows * hidden);
     let (n_with, n_without) = at.normed.split_at(rows * hidden);
-    parallel_linear_weight_gradient(gradient, with_queries, n_with, hidden, width);
-    parallel_linear_input_gradient(dn_with, with_queries, weight, hidden, width, Write::Replace);
+    precision.parallel_linear_weight_gradient(gradient, with_queries, n_with, hidden, width);
+    precision.parallel_linear_input_gradient(dn_with, with_queries, weight, hidden, width, Write::Replace);
     if !without.is_empty() {
         let rest = width - queries;
-        parallel_linear_weight_gradient(&mut gradient[queries * hidden..], without, n_without, hidden, rest);
-        parallel_linear_input_gradient(
+        precision.parallel_linear_weight_gradient(
+            &mut gradient[queries * hidden..],
+            without,
+            n_without,
+            hidden,
+            rest,
+        );
+        precision.parallel_linear_input_gradient(
             dn_without,
             without,
             &weight[queries * hidden..],
@@ -98,7 +109,7 @@ pub(super) fn project_backward(
 }
 
 /// Where the heads of one row are in `qkv`: the query part (empty from `rows` on), keys, values.
-fn parts(config: &ModelConfig, row: usize, rows: usize) -> (Range<usize>, Range<usize>, Range<usize>) {
+fn parts(config: &Llada2Config, row: usize, rows: usize) -> (Range<usize>, Range<usize>, Range<usize>) {
     let queries = config.num_attention_heads * config.head_dim;
     let keys = config.num_key_value_heads * config.head_dim;
     let width = config.qkv_width();
@@ -123,7 +134,7 @@ fn positions(batch: &Batch) -> Vec<usize> {
 
 /// Fills `q`, `k` and `v` from `qkv`: norm of each head, then rotation.
 pub(super) fn turn_heads(
-    config: &ModelConfig,
+    config: &Llada2Config,
     rope: &Rope,
     query_norm: &[f32],
     key_norm: &[f32],
@@ -159,7 +170,7 @@ pub(super) fn turn_heads(
 /// Takes the gradients in `dqkv` from turned heads back to raw ones.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn turn_heads_back(
-    config: &ModelConfig,
+    config: &Llada2Config,
     rope: &Rope,
     parameters: &[f32],
     gradients: &mut [f32],
@@ -232,7 +243,7 @@ fn halves<'a>(
 
 /// Returns the gradient of `qkv`, still of turned heads.
 pub(super) fn attend_backward(
-    config: &ModelConfig,
+    config: &Llada2Config,
     heads: Heads,
     batch: &Batch,
     at: &Activations,
@@ -284,12 +295,13 @@ pub(super) fn attend_backward(
     dqkv
 }
 
-pub(super) fn heads(config: &ModelConfig) -> Heads {
+pub(super) fn heads(config: &Llada2Config, precision: Precision) -> Heads {
     Heads {
         queries: config.num_attention_heads,
         keys: config.num_key_value_heads,
         width: config.head_dim,
         block: config.block_length(),
+        precision,
     }
 }
 

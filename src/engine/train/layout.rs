@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use crate::engine::config::ModelConfig;
+use crate::engine::config::Biases;
+use crate::engine::config::QueryKeyNorm;
+use crate::engine::model::llada2::Llada2Config;
 
 /// One tensor of a checkpoint within the flat array.
 #[derive(Debug, Clone)]
@@ -61,12 +63,20 @@ impl Layout {
     /// Lays out the parameters of `config`.
     ///
     /// # Errors
-    /// When the configuration has what the trainer does not know: dense layers, groups, an own head.
-    pub fn new(config: &ModelConfig) -> Result<Layout, String> {
-        if config.first_k_dense_replace > 0 || config.n_group > 1 || !config.tie_word_embeddings {
-            return Err(
-                "the trainer knows tied embeddings, sparse layers and one group of experts only".to_owned()
-            );
+    /// When the configuration has what the trainer does not know: dense layers, groups, a capacity,
+    /// biases, an own head.
+    pub fn new(config: &Llada2Config) -> Result<Layout, String> {
+        let model = config.normalise()?;
+        let routing = config.routing();
+        let is_known = config.first_k_dense_replace == 0
+            && config.tie_word_embeddings
+            && (routing.groups, routing.capacity, routing.normalise) == (1, None, true)
+            && model.query_key_norm == QueryKeyNorm::Head
+            && model.biases == Biases::default();
+        if !is_known {
+            return Err("the trainer knows tied embeddings, normed queries and keys, no biases, sparse \
+                        layers and one group of two experts or more only"
+                .to_owned());
         }
         let (hidden, width) = (config.hidden_size, config.moe_intermediate_size);
         let (head, shared) = (config.head_dim, config.shared_width());

@@ -2,10 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::engine::ops::matmul::Precision;
 use crate::engine::ops::matmul::Write;
-use crate::engine::ops::matmul::linear;
-use crate::engine::ops::matmul::linear_input_gradient;
-use crate::engine::ops::matmul::linear_weight_gradient;
 use crate::engine::ops::softmax::softmax;
 
 /// Rows whose logits are in memory at once, for each thread.
@@ -63,6 +61,7 @@ pub struct LossGradient<'a> {
 
 /// Returns the loss of `targets` over rows `x` `[n, hidden]` with head `[vocabulary, hidden]`; adds its gradients.
 pub fn cross_entropy(
+    precision: Precision,
     x: &[f32],
     head: &[f32],
     hidden: usize,
@@ -86,7 +85,7 @@ pub fn cross_entropy(
                     rows.extend_from_slice(&x[target.row * hidden..(target.row + 1) * hidden]);
                 }
                 let logits = &mut logits[..some.len() * vocabulary];
-                linear(logits, &rows, head, hidden, vocabulary);
+                precision.linear(logits, &rows, head, hidden, vocabulary);
                 for (row, target) in logits.chunks_exact_mut(vocabulary).zip(some) {
                     let token = target.token as usize;
                     softmax(row);
@@ -104,8 +103,8 @@ pub fn cross_entropy(
                 }
                 if wants_gradient.is_some() {
                     let drows = &mut drows[i * ROWS_AT_ONCE * hidden..][..some.len() * hidden];
-                    linear_input_gradient(drows, logits, head, hidden, vocabulary, Write::Replace);
-                    linear_weight_gradient(&mut dhead, logits, &rows, hidden, vocabulary);
+                    precision.linear_input_gradient(drows, logits, head, hidden, vocabulary, Write::Replace);
+                    precision.linear_weight_gradient(&mut dhead, logits, &rows, hidden, vocabulary);
                 }
             }
             (loss, drows, dhead)

@@ -8,15 +8,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::engine::config::ModelConfig;
+use crate::engine::model::llada2::Llada2Config;
+use crate::engine::ops::matmul::Precision;
 use crate::engine::ops::matmul::Write;
-use crate::engine::ops::matmul::parallel_linear;
-use crate::engine::ops::matmul::parallel_linear_input_gradient;
-use crate::engine::ops::matmul::parallel_linear_weight_gradient;
 use crate::engine::ops::norm::rms_norm;
 use crate::engine::ops::norm::rms_norm_backward;
 use crate::engine::ops::rope::Rope;
-use crate::engine::ops::route::Routing;
 use crate::engine::train::batch::Batch;
 use crate::engine::train::experts;
 use crate::engine::train::experts::Shape;
@@ -40,7 +37,7 @@ use crate::engine::train::loss::LossGradient;
 #[derive(Debug)]
 pub struct Network {
     /// The shapes.
-    pub config: ModelConfig,
+    pub config: Llada2Config,
     /// Where every parameter lies.
     pub layout: Layout,
     /// All parameters, as `layout` says.
@@ -49,6 +46,8 @@ pub struct Network {
     pub gradients: Vec<f32>,
     /// For each layer, what is added to the routing scores when experts are chosen.
     pub expert_bias: Vec<Vec<f32>>,
+    /// How products are rounded: those of attention, experts and head.
+    pub precision: Precision,
     /// For each layer, how many rows each expert took since [`Network::take_load`].
     load: Vec<Vec<usize>>,
     rope: Rope,
@@ -63,21 +62,23 @@ impl Network {
     /// # Errors
     /// When the trainer does not know the configuration's form.
     pub fn new(
-        config: ModelConfig,
+        config: Llada2Config,
         parameters: Vec<f32>,
         expert_bias: Vec<Vec<f32>>,
     ) -> Result<Network, String> {
         let layout = Layout::new(&config)?;
+        let (rope_theta, rotary_dim) = config.rotation()?;
         if parameters.len() != layout.len {
             return Err(format!("{} parameters given, {} wanted", parameters.len(), layout.len));
         }
         Ok(Network {
-            rope: Rope::new(config.rotary_dim(), config.rope_theta),
+            rope: Rope::new(rotary_dim, rope_theta),
             gradients: vec![0.0; layout.len],
             load: vec![vec![0; config.num_experts]; config.num_hidden_layers],
             layers: (0..config.num_hidden_layers).map(|_| Activations::default()).collect(),
             last: Vec::new(),
             normed: Vec::new(),
+            precision: Precision::F32,
             config,
             layout,
             parameters,
@@ -95,7 +96,7 @@ impl Network {
     pub fn evaluate(&mut self, batch: &Batch) -> Loss {
         self.forward(batch);
         let head = &self.parameters[self.layout.embeddings.clone()];
-        loss::cross_entropy(&self.normed, head, self.config.hidden_size, &batch.targets, None)
+        loss::cross_entropy(self.precision, &self.normed, head, self.config.hidden_size, &batch.targets, None)
     }
 
     /// Returns the loss of a batch and adds `scale` times its gradient to `gradients`.
@@ -105,8 +106,14 @@ impl Network {
         let mut dnormed = vec![0.0; self.normed.len()];
         let head = self.layout.embeddings.clone();
         let gradient = LossGradient { rows: &mut dnormed, head: &mut self.gradients[head.clone()], scale };
-        let loss =
-            loss::cross_entropy(&self.normed, &self.parameters[head], hidden, &batch.targets, Some(gradient));
+        let loss = loss::cross_entropy(
+            self.precision,
+            &self.normed,
+            &self.parameters[head],
+            hidden,
+            &batch.targets,
+            Some(gradient),
+        );
         self.backward(batch, &dnormed);
         loss
     }
@@ -115,8 +122,8 @@ impl Network {
         let tokens = batch.clean.len();
         let hidden = self.config.hidden_size;
         let eps = self.config.rms_norm_eps;
-        let shape = shape(&self.config);
-        let heads = heads(&self.config);
+        let shape = shape(&self.config, self.precision);
+        let heads = heads(&self.config, self.precision);
         self.rope.reserve(batch.documents.iter().map(ExactSizeIterator::len).max().unwrap_or(0));
         let embeddings = &self.parameters[self.layout.embeddings.clone()];
         let mut x = vec![0.0; 2 * tokens * hidden];
@@ -130,12 +137,12 @@ impl Network {
             resize(&mut at.normed, x.len());
             at.x = x;
             parallel_norm(&mut at.normed, &at.x, w(&layer.input_norm), eps);
-            project(&self.config, w(&layer.qkv), at, rows);
+            project(&self.config, self.precision, w(&layer.qkv), at, rows);
             turn_heads(&self.config, &self.rope, w(&layer.query_norm), w(&layer.key_norm), batch, at, rows);
             resize(&mut at.attended, rows * heads.queries * heads.width);
             attend(heads, batch, at, rows);
             resize(&mut at.middle, rows * hidden);
-            parallel_linear(
+            self.precision.parallel_linear(
                 &mut at.middle,
                 &at.attended,
                 w(&layer.dense),
@@ -162,8 +169,8 @@ impl Network {
         let tokens = batch.clean.len();
         let hidden = self.config.hidden_size;
         let eps = self.config.rms_norm_eps;
-        let shape = shape(&self.config);
-        let heads = heads(&self.config);
+        let shape = shape(&self.config, self.precision);
+        let heads = heads(&self.config, self.precision);
         let parameters = &self.parameters;
         let mut dx = vec![0.0; tokens * hidden];
         let norm = self.layout.norm.clone();
@@ -197,8 +204,14 @@ impl Network {
             let width = heads.queries * heads.width;
             let mut dattended = vec![0.0; rows * width];
             let range = layer.dense.clone();
-            parallel_linear_weight_gradient(&mut gradients[range.clone()], &dx, &at.attended, width, hidden);
-            parallel_linear_input_gradient(
+            self.precision.parallel_linear_weight_gradient(
+                &mut gradients[range.clone()],
+                &dx,
+                &at.attended,
+                width,
+                hidden,
+            );
+            self.precision.parallel_linear_input_gradient(
                 &mut dattended,
                 &dx,
                 &parameters[range],
@@ -220,7 +233,17 @@ impl Network {
             );
             dx.resize(2 * tokens * hidden, 0.0);
             let mut dn = vec![0.0; 2 * tokens * hidden];
-            project_backward(&self.config, layer, parameters, gradients, at, rows, &dqkv, &mut dn);
+            project_backward(
+                &self.config,
+                self.precision,
+                layer,
+                parameters,
+                gradients,
+                at,
+                rows,
+                &dqkv,
+                &mut dn,
+            );
             let range = layer.input_norm.clone();
             rms_norm_backward(&mut dx, &mut gradients[range.clone()], &dn, &at.x, &parameters[range], eps);
         }
@@ -232,18 +255,14 @@ impl Network {
     }
 }
 
-fn shape(config: &ModelConfig) -> Shape {
+fn shape(config: &Llada2Config, precision: Precision) -> Shape {
     Shape {
         hidden: config.hidden_size,
         experts: config.num_experts,
         width: config.moe_intermediate_size,
         shared: config.shared_width(),
-        routing: Routing {
-            chosen: config.num_experts_per_tok,
-            groups: 1,
-            kept_groups: 1,
-            scale: config.routed_scaling_factor,
-        },
+        routing: config.routing(),
+        precision,
     }
 }
 

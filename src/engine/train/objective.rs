@@ -5,6 +5,7 @@
 //! 2503.09573). Label positions are masked almost always; half of the labelled examples have no
 //! other noise, which is how labels are asked for at run time.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use rand::Rng;
@@ -25,12 +26,40 @@ const LABEL_WEIGHT: f32 = 20.0;
 const PAD_WEIGHT: f32 = 0.1;
 
 /// One training document.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Example {
     /// Its tokens, from position 0.
     pub tokens: Vec<u32>,
-    /// The positions of labels.
-    pub labels: Vec<usize>,
+    /// Its labels.
+    pub labels: Vec<Label>,
+}
+
+/// A label within an example.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Label {
+    /// Where its token stands.
+    pub position: usize,
+    /// What it counts beside other labels.
+    pub weight: f32,
+}
+
+/// Weighs labels by the inverse root of how common they are, 1 on average: else the commonest is
+/// said whenever the model is in doubt, and rare ones never.
+pub fn balance_labels(examples: &mut [Example]) {
+    let mut counts: HashMap<u32, usize> = HashMap::new();
+    for example in &*examples {
+        for label in &example.labels {
+            *counts.entry(example.tokens[label.position]).or_default() += 1;
+        }
+    }
+    let all: usize = counts.values().sum();
+    let sum: f32 = counts.values().map(|count| (*count as f32).sqrt()).sum();
+    for example in examples {
+        for label in &mut example.labels {
+            let count = counts[&example.tokens[label.position]] as f32;
+            label.weight = all as f32 / (sum * count.sqrt());
+        }
+    }
 }
 
 /// The token ids and sizes that noising needs.
@@ -56,17 +85,17 @@ pub fn noise(examples: &[&Example], noising: Noising, rng: &mut impl Rng) -> Bat
             let level = if only_labels { 0.0 } else { drawn };
             for row in block..block + noising.block {
                 let token = batch.clean[row];
-                let is_label = example.labels.contains(&(row - start));
-                let chance = if is_label { LABEL_NOISE.max(level) } else { level };
+                let label = example.labels.iter().find(|label| label.position == row - start);
+                let chance = if label.is_some() { LABEL_NOISE.max(level) } else { level };
                 if rng.random::<f32>() >= chance {
                     batch.noised.push(token);
                     continue;
                 }
                 batch.noised.push(noising.mask);
-                let weight = match (is_label, token == noising.pad) {
-                    (true, _) => LABEL_WEIGHT,
-                    (_, true) => PAD_WEIGHT,
-                    _ => 1.0,
+                let weight = match label {
+                    Some(label) => LABEL_WEIGHT * label.weight,
+                    None if token == noising.pad => PAD_WEIGHT,
+                    None => 1.0,
                 };
                 batch.targets.push(Target { row, token, weight });
             }
@@ -146,7 +175,7 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(7);
         let examples = [
             Example { tokens: (10..19).collect(), labels: vec![] },
-            Example { tokens: vec![30, 31, 5, 1], labels: vec![2] },
+            Example { tokens: vec![30, 31, 5, 1], labels: vec![Label { position: 2, weight: 1.0 }] },
         ];
         for _ in 0..50 {
             let batch = noise(&examples.iter().collect::<Vec<_>>(), NOISING, &mut rng);
@@ -158,5 +187,16 @@ mod tests {
                 assert_eq!(batch.noised[row], if is_target { 0 } else { batch.clean[row] });
             }
         }
+    }
+
+    #[test]
+    fn rare_labels_weigh_more_and_the_mean_stays() {
+        let example =
+            |token| Example { tokens: vec![token], labels: vec![Label { position: 0, weight: 1.0 }] };
+        let mut examples: Vec<Example> = [7, 7, 7, 7, 9].map(example).into();
+        balance_labels(&mut examples);
+        let weights: Vec<f32> = examples.iter().map(|e| e.labels[0].weight).collect();
+        assert!((weights[4] - 2.0 * weights[0]).abs() < 1e-6, "{weights:?}");
+        assert!((weights.iter().sum::<f32>() - 5.0).abs() < 1e-5, "{weights:?}");
     }
 }

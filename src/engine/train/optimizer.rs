@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::engine::ops::matmul::Precision;
 use crate::engine::ops::simd::multiversion;
 use crate::engine::train::muon::orthogonalise;
 
@@ -22,6 +23,8 @@ pub struct OptimizerConfig {
     pub weight_decay: f32,
     /// The largest norm of a gradient.
     pub clip: f32,
+    /// How the products of a matrix's step are rounded.
+    pub precision: Precision,
 }
 
 impl Default for OptimizerConfig {
@@ -33,6 +36,7 @@ impl Default for OptimizerConfig {
             momentum: 0.95,
             weight_decay: 0.1,
             clip: 1.0,
+            precision: Precision::F32,
         }
     }
 }
@@ -111,7 +115,7 @@ impl Optimizer {
             }
             match *rule {
                 Rule::Matrix { rows, columns } => {
-                    move_matrix(p, g, m, (rows, columns), c.momentum, rate);
+                    move_matrix(p, g, m, (rows, columns), c, rate);
                 }
                 Rule::Vector | Rule::Table => p
                     .par_chunks_mut(PIECE)
@@ -141,14 +145,15 @@ fn move_matrix(
     g: &mut [f32],
     m: &mut [f32],
     (rows, columns): (usize, usize),
-    momentum: f32,
+    config: OptimizerConfig,
     rate: f32,
 ) {
+    let momentum = config.momentum;
     for (g, m) in g.iter_mut().zip(m) {
         *m = momentum * *m + (1.0 - momentum) * *g;
         *g = momentum * *m + (1.0 - momentum) * *g;
     }
-    orthogonalise(g, rows, columns);
+    orthogonalise(g, rows, columns, config.precision);
     let rate = rate * MATRIX_STEP * (rows.max(columns) as f32).sqrt();
     for (p, g) in p.iter_mut().zip(g) {
         *p -= rate * *g;

@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use serde_json::json;
 
-use crate::engine::config::ModelConfig;
+use crate::engine::model::llada2::Llada2Config;
 use crate::engine::train::checkpoint;
 use crate::engine::train::checkpoint::State;
 use crate::engine::train::layout::Layout;
@@ -108,7 +108,7 @@ pub enum TrainError {
 /// # Errors
 /// When data or checkpoint are unusable or the loss diverges.
 pub fn train(
-    config: ModelConfig,
+    config: Llada2Config,
     examples: &[Example],
     dev: &[Example],
     options: &TrainOptions,
@@ -124,6 +124,7 @@ pub fn train(
     let bias = vec![vec![0.0; config.num_experts]; config.num_hidden_layers];
     let tensors = layout.tensors.iter().map(|tensor| (tensor.range.clone(), rule(tensor))).collect();
     let mut network = Network::new(config, parameters, bias).map_err(TrainError::Config)?;
+    network.precision = options.optimizer.precision;
     let mut optimizer = Optimizer::new(options.optimizer, tensors);
     let mut state = match checkpoint::read_state(&options.out, &mut network, &mut optimizer).map_err(io)? {
         Some(state) if state.examples != examples.len() => {
@@ -223,7 +224,7 @@ pub fn dev_loss(network: &mut Network, dev: &[Example], noising: Noising) -> f64
 }
 
 /// Returns initial weights: normal with deviation 0.02, outputs of residual branches smaller by their number; norms 1.
-fn initial(config: &ModelConfig, layout: &Layout, seed: u64) -> Vec<f32> {
+fn initial(config: &Llada2Config, layout: &Layout, seed: u64) -> Vec<f32> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut parameters = vec![1.0; layout.len];
     let deep = 0.02 / (2.0 * config.num_hidden_layers as f32).sqrt();

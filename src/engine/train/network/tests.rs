@@ -7,9 +7,10 @@ use rand::rngs::StdRng;
 use super::*;
 use crate::engine::train::objective;
 use crate::engine::train::objective::Example;
+use crate::engine::train::objective::Label;
 use crate::engine::train::objective::Noising;
 
-fn tiny() -> ModelConfig {
+fn tiny() -> Llada2Config {
     serde_json::from_value(serde_json::json!({
         "architectures": ["LLaDA2MoeModelLM"], "model_type": "llada2_moe", "vocab_size": 23,
         "hidden_size": 12, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -33,7 +34,7 @@ fn network(seed: u64) -> Network {
 fn batch() -> Batch {
     let examples = [
         Example { tokens: (3..14).collect(), labels: vec![] },
-        Example { tokens: (9..15).collect(), labels: vec![4] },
+        Example { tokens: (9..15).collect(), labels: vec![Label { position: 4, weight: 1.0 }] },
     ];
     let noising = Noising { mask: 0, pad: 2, block: 4 };
     objective::noise(&examples.iter().collect::<Vec<_>>(), noising, &mut StdRng::seed_from_u64(5))
@@ -76,4 +77,15 @@ fn later_blocks_do_not_change_earlier_ones() {
     batch.clean[6] = 20;
     batch.noised[6] = 20;
     assert_eq!(network.evaluate(&batch), before);
+}
+
+#[test]
+fn gradients_of_rounded_products_are_near_the_exact_ones() {
+    let (mut exact, mut rounded, batch) = (network(3), network(3), batch());
+    rounded.precision = Precision::Bf16;
+    let (a, b) = (exact.accumulate(&batch, 1.0), rounded.accumulate(&batch, 1.0));
+    assert!((a.weighted - b.weighted).abs() < 0.01 * a.weighted, "{a:?} and {b:?}");
+    let distance: f32 = exact.gradients.iter().zip(&rounded.gradients).map(|(a, b)| (a - b) * (a - b)).sum();
+    let size: f32 = exact.gradients.iter().map(|a| a * a).sum();
+    assert!(distance < 1e-3 * size, "{distance} of {size}");
 }

@@ -1,0 +1,38 @@
+//! The operations of a forward pass in the precision of the model.
+
+use crate::engine::model::linear::Quant;
+use crate::engine::ops::exact;
+use crate::engine::ops::matmul::View;
+use crate::engine::ops::matmul::Write;
+use crate::engine::ops::matmul::matmul;
+use crate::engine::ops::norm::rms_norm;
+use crate::engine::ops::softmax::softmax;
+use crate::engine::ops::swiglu::swiglu;
+
+/// One function for each operation, chosen once for many rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Arithmetic {
+    /// `dst (+)= scale · a·b`.
+    pub matmul: fn(&mut [f32], usize, View, View, f32, Write),
+    /// The root-mean-square norm of rows.
+    pub rms_norm: fn(&mut [f32], &[f32], &[f32], f32),
+    /// The softmax of one row.
+    pub softmax: fn(&mut [f32]),
+    /// `silu(gate) · up` of rows.
+    pub swiglu: fn(&mut [f32], &[f32], usize),
+}
+
+impl Arithmetic {
+    /// Returns the operations for a precision.
+    pub fn of(quant: Quant) -> Arithmetic {
+        match quant {
+            Quant::F32 => Arithmetic {
+                matmul: exact::matmul,
+                rms_norm: exact::rms_norm,
+                softmax: exact::softmax,
+                swiglu: exact::swiglu,
+            },
+            Quant::Q8 => Arithmetic { matmul, rms_norm, softmax, swiglu },
+        }
+    }
+}

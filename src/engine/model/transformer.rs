@@ -1,0 +1,346 @@
+//! The body of every family: embeddings, layers of attention and feed-forward, the head.
+//!
+//! One forward pass takes chunks of several sequences and computes their rows together. Keys and
+//! values of a chunk are written to its sequence's cache, where all rows that see them read them.
+//! References: the modelling files published with the checkpoints; proven by the fixtures in `tests`.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::engine::config::ModelConfig;
+use crate::engine::kv_cache::KvCache;
+use crate::engine::model::arithmetic::Arithmetic;
+use crate::engine::model::feed_forward::Input;
+use crate::engine::model::feed_forward::Mlp;
+use crate::engine::model::linear::Linear;
+use crate::engine::model::linear::Quant;
+use crate::engine::model::linear::Rows;
+use crate::engine::model::loader::Loader;
+use crate::engine::ops::matmul::View;
+use crate::engine::ops::matmul::Write;
+use crate::engine::ops::rope::Rope;
+use crate::engine::ops::rope::Turn;
+use crate::engine::weights::Weights;
+use crate::engine::weights::WeightsError;
+
+/// Rows of full attention that one thread takes at a time.
+const FULL_ATTENTION_ROWS: usize = 32;
+
+/// The weights, ready to serve.
+#[derive(Debug)]
+pub struct Model {
+    /// The shapes.
+    pub config: ModelConfig,
+    /// The precision of the linear layers.
+    pub quant: Quant,
+    /// `[vocabulary, hidden]` in bf16: it is only looked up.
+    embeddings: Vec<half::bf16>,
+    /// The same in full precision, when the model is kept so.
+    exact_embeddings: Vec<f32>,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    head: Linear,
+}
+
+/// One layer.
+#[derive(Debug)]
+pub struct Layer {
+    /// `[hidden]`, before the attention.
+    pub input_norm: Vec<f32>,
+    /// Rows Q, K, V.
+    pub qkv: Linear,
+    /// `[head_dim]` for each head, `[heads·head_dim]` for a row, empty for none.
+    pub query_norm: Vec<f32>,
+    /// The same for keys.
+    pub key_norm: Vec<f32>,
+    /// The output of the attention.
+    pub output: Linear,
+    /// `[hidden]`, before the feed-forward part.
+    pub post_norm: Vec<f32>,
+    /// The feed-forward part.
+    pub mlp: Mlp,
+}
+
+/// Which positions of its sequence a row sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// Its own block of this length and all before it; a chunk holds whole blocks.
+    Blocks(usize),
+    /// All positions below this one.
+    Below(usize),
+}
+
+/// Some positions of one sequence, to be computed in one pass.
+#[derive(Debug)]
+pub struct Chunk<'a> {
+    /// The tokens.
+    pub tokens: &'a [u32],
+    /// The position of the first.
+    pub start: usize,
+    /// Which positions each row sees.
+    pub sight: Sight,
+    /// Keys and values of the sequence; what the rows see beside themselves is there already.
+    pub cache: &'a mut KvCache,
+    /// The positions whose output somebody wants; the others' keys and values are computed only.
+    pub wanted: Range<usize>,
+}
+
+/// The buffers of a forward pass, reused from pass to pass.
+#[derive(Debug)]
+pub struct Workspace {
+    rope: Rope,
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    rows: Rows,
+    qkv: Vec<f32>,
+    attended: Vec<f32>,
+    added: Vec<f32>,
+    /// How many rows each block has.
+    blocks: Vec<usize>,
+}
+
+impl Workspace {
+    /// Makes empty buffers for a model.
+    pub fn new(config: &ModelConfig) -> Workspace {
+        Workspace {
+            rope: Rope::new(config.rotary_dim, config.rope_theta),
+            x: Vec::new(),
+            normed: Vec::new(),
+            rows: Rows::default(),
+            qkv: Vec::new(),
+            attended: Vec::new(),
+            added: Vec::new(),
+            blocks: Vec::new(),
+        }
+    }
+}
+
+impl Chunk<'_> {
+    fn positions(&self) -> Range<usize> {
+        self.start..self.start + self.tokens.len()
+    }
+
+    /// Returns some of the chunk's positions in pieces, each with the end of what its rows see.
+    fn pieces(&self, positions: Range<usize>) -> impl Iterator<Item = (Range<usize>, usize)> {
+        let (step, sight) = match self.sight {
+            Sight::Blocks(block) => (block, None),
+            Sight::Below(end) => (FULL_ATTENTION_ROWS, Some(end)),
+        };
+        positions.clone().step_by(step).map(move |from| {
+            let piece = from..(from + step).min(positions.end);
+            (piece.clone(), sight.unwrap_or(piece.end))
+        })
+    }
+}
+
+impl Model {
+    /// Loads a checkpoint; `progress` is called with the share done.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape or type.
+    pub fn load(
+        config: ModelConfig,
+        weights: &Weights,
+        quant: Quant,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Model, WeightsError> {
+        let loader = Loader::new(&config, weights, quant);
+        let table = loader.embeddings()?;
+        let (head, norm) = (loader.head(&table)?, loader.norm()?);
+        let mut layers = Vec::with_capacity(config.layers.len());
+        for i in 0..config.layers.len() {
+            layers.push(loader.layer(i)?);
+            progress(i + 1, config.layers.len());
+        }
+        let (embeddings, exact_embeddings) = match quant {
+            Quant::F32 => (Vec::new(), table),
+            Quant::Q8 => (table.into_iter().map(half::bf16::from_f32).collect(), Vec::new()),
+        };
+        Ok(Model { norm, head, embeddings, exact_embeddings, layers, quant, config })
+    }
+
+    /// Returns how many bytes the weights take in memory.
+    pub fn bytes(&self) -> usize {
+        let layer = |layer: &Layer| layer.mlp.bytes() + layer.qkv.bytes() + layer.output.bytes();
+        let tables = 2 * self.embeddings.len() + 4 * self.exact_embeddings.len() + self.head.bytes();
+        self.layers.iter().map(layer).sum::<usize>() + tables
+    }
+
+    /// Computes all chunks together and fills their caches; returns the normed output rows that the
+    /// chunks want, one behind the other, `[rows, hidden]`.
+    ///
+    /// # Panics
+    /// When a cache is too small for its chunk: a bug of the scheduler.
+    pub fn forward<'w>(&self, chunks: &mut [Chunk], work: &'w mut Workspace) -> &'w [f32] {
+        let (hidden, eps) = (self.config.hidden_size, self.config.rms_norm_eps);
+        let heads = self.config.num_attention_heads * self.config.head_dim;
+        work.rope.reserve(chunks.iter().map(|c| c.positions().end).max().unwrap_or(0));
+        self.embed(chunks, &mut work.x);
+        list_blocks(chunks, &mut work.blocks, |chunk| chunk.positions());
+        let with = Arithmetic::of(self.quant);
+        let last = self.layers.len() - 1;
+        for (i, layer) in self.layers.iter().enumerate() {
+            self.attend(layer, i, chunks, work);
+            if i == last {
+                keep_wanted(chunks, &mut work.x, hidden);
+                keep_wanted(chunks, &mut work.attended, heads);
+                list_blocks(chunks, &mut work.blocks, |chunk| chunk.wanted.clone());
+                if work.x.is_empty() {
+                    break;
+                }
+            }
+            work.rows.set(self.quant, &work.attended, heads);
+            resize(&mut work.added, work.x.len());
+            layer.output.apply_parallel(&mut work.added, &work.rows);
+            add(&mut work.x, &work.added);
+            resize(&mut work.normed, work.x.len());
+            (with.rms_norm)(&mut work.normed, &work.x, &layer.post_norm, eps);
+            work.rows.set(self.quant, &work.normed, hidden);
+            let input = Input { normed: &work.normed, rows: &work.rows, blocks: &work.blocks };
+            layer.mlp.apply(self.quant, &mut work.added, input);
+            add(&mut work.x, &work.added);
+        }
+        resize(&mut work.normed, work.x.len());
+        (with.rms_norm)(&mut work.normed, &work.x, &self.norm, eps);
+        &work.normed
+    }
+
+    /// Writes the logits of output rows `x` `[rows, hidden]` to `logits` `[rows, vocabulary]`, on this thread.
+    pub fn logits(&self, logits: &mut [f32], x: &[f32]) {
+        let mut rows = Rows::default();
+        rows.set(self.quant, x, self.config.hidden_size);
+        self.head.apply(logits, &rows, 0);
+    }
+
+    fn embed(&self, chunks: &[Chunk], x: &mut Vec<f32>) {
+        let hidden = self.config.hidden_size;
+        x.clear();
+        for token in chunks.iter().flat_map(|c| c.tokens) {
+            let at = *token as usize * hidden;
+            match self.quant {
+                Quant::F32 => x.extend_from_slice(&self.exact_embeddings[at..at + hidden]),
+                Quant::Q8 => x.extend(self.embeddings[at..at + hidden].iter().map(|v| v.to_f32())),
+            }
+        }
+    }
+
+    /// Fills `work.attended` from `work.x`, and the caches.
+    fn attend(&self, layer: &Layer, index: usize, chunks: &mut [Chunk], work: &mut Workspace) {
+        let config = &self.config;
+        let (hidden, width) = (config.hidden_size, config.qkv_width());
+        let rows = work.x.len() / hidden;
+        resize(&mut work.normed, rows * hidden);
+        let with = Arithmetic::of(self.quant);
+        (with.rms_norm)(&mut work.normed, &work.x, &layer.input_norm, config.rms_norm_eps);
+        work.rows.set(self.quant, &work.normed, hidden);
+        resize(&mut work.qkv, rows * width);
+        layer.qkv.apply_parallel(&mut work.qkv, &work.rows);
+        self.place(layer, index, chunks, work);
+        let queries = config.num_attention_heads * config.head_dim;
+        resize(&mut work.attended, rows * queries);
+        let mut pieces = Vec::new();
+        let (mut qkv, mut attended) = (work.qkv.as_slice(), work.attended.as_mut_slice());
+        let is_last = index + 1 == self.layers.len();
+        for chunk in chunks.iter() {
+            for (piece, end) in chunk.pieces(chunk.positions()) {
+                let (q, others) = qkv.split_at(piece.len() * width);
+                qkv = others;
+                let (out, others) = attended.split_at_mut(piece.len() * queries);
+                attended = others;
+                let is_wanted = piece.start < chunk.wanted.end && chunk.wanted.start < piece.end;
+                if is_wanted || !is_last {
+                    pieces.push((&*chunk.cache, end, q, out));
+                }
+            }
+        }
+        pieces.into_par_iter().for_each(|(cache, end, q, out)| self.attend_piece(index, cache, end, q, out));
+    }
+
+    /// Norms and turns the queries and keys of `work.qkv`, and puts keys and values in the caches.
+    fn place(&self, layer: &Layer, index: usize, chunks: &mut [Chunk], work: &mut Workspace) {
+        let config = &self.config;
+        let (width, head_dim, eps) = (config.qkv_width(), config.head_dim, config.rms_norm_eps);
+        let queries = config.num_attention_heads * head_dim;
+        let keys = config.num_key_value_heads * head_dim;
+        let with = Arithmetic::of(self.quant);
+        let mut raw = Vec::new();
+        let mut rows = work.qkv.chunks_exact_mut(width);
+        for chunk in chunks.iter_mut() {
+            for (position, row) in chunk.positions().zip(&mut rows) {
+                let (query, rest) = row.split_at_mut(queries);
+                for (heads, norm) in [(query, &layer.query_norm), (&mut rest[..keys], &layer.key_norm)] {
+                    if !norm.is_empty() {
+                        raw.clear();
+                        raw.extend_from_slice(heads);
+                        (with.rms_norm)(heads, &raw, norm, eps);
+                    }
+                }
+                if let Some(limit) = config.clip_qkv {
+                    row.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
+                }
+                for head in row[..queries + keys].chunks_exact_mut(head_dim) {
+                    work.rope.turn(head, position, Turn::Forward);
+                }
+                for head in 0..config.num_key_value_heads {
+                    let key = &row[queries + head * head_dim..][..head_dim];
+                    let value = &row[queries + keys + head * head_dim..][..head_dim];
+                    chunk.cache.write(index, head, position, key, value);
+                }
+            }
+        }
+    }
+
+    /// Attention of some queries over the cache up to `end`.
+    fn attend_piece(&self, layer: usize, cache: &KvCache, end: usize, q: &[f32], out: &mut [f32]) {
+        let config = &self.config;
+        let (width, head_dim) = (config.qkv_width(), config.head_dim);
+        let rows = q.len() / width;
+        let group = config.num_attention_heads / config.num_key_value_heads;
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let stride = config.num_attention_heads * head_dim;
+        let with = Arithmetic::of(self.quant);
+        let mut scores = vec![0.0; rows * end];
+        for head in 0..config.num_attention_heads {
+            let keys = View::new(cache.keys(layer, head / group, end), end, head_dim);
+            let values = View::new(cache.values(layer, head / group, end), end, head_dim);
+            let queries = View::strided(&q[head * head_dim..], rows, head_dim, width);
+            (with.matmul)(&mut scores, end, queries, keys.transposed(), scale, Write::Replace);
+            for row in scores.chunks_exact_mut(end) {
+                (with.softmax)(row);
+            }
+            let weights = View::new(&scores, rows, end);
+            (with.matmul)(&mut out[head * head_dim..], stride, weights, values, 1.0, Write::Replace);
+        }
+    }
+}
+
+/// Lists how many rows each block has, of the positions that `of` returns for each chunk.
+fn list_blocks(chunks: &[Chunk], blocks: &mut Vec<usize>, of: impl Fn(&Chunk) -> Range<usize>) {
+    blocks.clear();
+    for chunk in chunks {
+        blocks.extend(chunk.pieces(of(chunk)).map(|(piece, _)| piece.len()));
+    }
+}
+
+/// Drops the rows that nobody wants.
+fn keep_wanted(chunks: &[Chunk], rows: &mut Vec<f32>, width: usize) {
+    let (mut from, mut to) = (0, 0);
+    for chunk in chunks {
+        if !chunk.wanted.is_empty() {
+            let wanted = chunk.wanted.start - chunk.start..chunk.wanted.end - chunk.start;
+            rows.copy_within(from + wanted.start * width..from + wanted.end * width, to);
+            to += wanted.len() * width;
+        }
+        from += chunk.tokens.len() * width;
+    }
+    rows.truncate(to);
+}
+
+fn add(y: &mut [f32], x: &[f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+}
+
+fn resize(data: &mut Vec<f32>, len: usize) {
+    data.resize(len, 0.0);
+}
