@@ -84,7 +84,14 @@ fn checkpoint(folder: &Path) {
 
 fn request(prompt: &[u32], tokens: usize) -> GenerateRequest {
     let rule = Rule::Threshold { threshold: 0.5, steps: 8 };
-    let generate = Generate { rule, banned: vec![0], banned_at: vec![], stops_at_end: false };
+    let generate = Generate {
+        rule,
+        banned: vec![0],
+        banned_at: vec![],
+        stops_at_end: false,
+        sampling: None,
+        min_passes: 0,
+    };
     GenerateRequest { prompt: prompt.to_vec(), canvas: vec![None; tokens], block_length: None, generate }
 }
 

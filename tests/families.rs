@@ -41,6 +41,8 @@ fn generate(steps: usize) -> Generate {
         banned: vec![MASK],
         banned_at: vec![],
         stops_at_end: false,
+        sampling: None,
+        min_passes: 0,
     }
 }
 

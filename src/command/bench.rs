@@ -158,7 +158,14 @@ fn measure(runner: &mut Runner, args: &EngineArgs, config: &ModelConfig, prompts
         .iter()
         .map(|prompt| {
             let banned = vec![config.mask_token_id, config.eos_token_id, config.pad_token_id];
-            let generate = Generate { rule, banned, banned_at: vec![], stops_at_end: false };
+            let generate = Generate {
+                rule,
+                banned,
+                banned_at: vec![],
+                stops_at_end: false,
+                sampling: None,
+                min_passes: 0,
+            };
             let canvas = vec![None; args.generate_tokens];
             let sequence = Sequence::generate(prompt, &canvas, Form::of(config), generate);
             runner.slot(sequence, Vec::new()).expect("the cache was made for all of them")

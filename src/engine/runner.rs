@@ -222,7 +222,7 @@ fn is_shareable(sequence: &Sequence) -> bool {
     sequence.form.attention == Attention::BlockCausal && PAGE.is_multiple_of(sequence.form.block)
 }
 
-/// Reads one row of logits: the likeliest token that is allowed, or the labels' probabilities.
+/// Reads one row of logits: the token that is allowed and likeliest or drawn, or the labels' probabilities.
 fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
     match &slot.sequence.purpose {
         Purpose::Score { .. } => {
@@ -237,15 +237,21 @@ fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
             for id in generate.banned.iter().chain(here) {
                 logits[*id as usize] = f32::NEG_INFINITY;
             }
-            let best = largest(logits);
-            let token = logits.iter().position(|s| *s == best).unwrap_or(0);
-            let sum = sum_of_exponentials(logits, best);
-            Read::Candidate(Candidate {
-                at: position - slot.sequence.current,
-                token: token as u32,
-                confidence: 1.0 / sum,
-                entropy: if generate.rule.ranks_by_entropy() { entropy(logits, best, sum) } else { 0.0 },
-            })
+            let (token, confidence) = match &generate.sampling {
+                Some(sampling) => sampling.draw(logits, position, slot.sequence.pass),
+                None => {
+                    let best = largest(logits);
+                    let token = logits.iter().position(|s| *s == best).unwrap_or(0);
+                    (token as u32, 1.0 / sum_of_exponentials(logits, best))
+                }
+            };
+            let entropy = if generate.rule.ranks_by_entropy() {
+                let best = largest(logits);
+                entropy(logits, best, sum_of_exponentials(logits, best))
+            } else {
+                0.0
+            };
+            Read::Candidate(Candidate { at: position - slot.sequence.current, token, confidence, entropy })
         }
     }
 }

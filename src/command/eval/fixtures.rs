@@ -174,7 +174,14 @@ fn check_forward(runner: &mut Runner, case: &ForwardCase, expected: &[f32]) -> R
 fn check_decode(runner: &mut Runner, case: &DecodeCase) -> Result<String, String> {
     let rule = rule(case)?;
     // Rules without an end of text fill the whole canvas.
-    let generate = Generate { rule, banned: vec![], banned_at: vec![], stops_at_end: case.eos_id.is_some() };
+    let generate = Generate {
+        rule,
+        banned: vec![],
+        banned_at: vec![],
+        stops_at_end: case.eos_id.is_some(),
+        sampling: None,
+        min_passes: 0,
+    };
     let model = Form::of(&runner.model().config);
     let end_of_text = case.eos_id.unwrap_or(model.end_of_text);
     let form = Form { block: case.block_length, mask: case.mask_id, end_of_text, ..model };
