@@ -194,6 +194,19 @@ async fn seeds_and_candidates_are_what_they_say() {
 }
 
 #[tokio::test]
+async fn what_another_request_computed_is_reused_and_changes_nothing() {
+    let site = Site::start().await;
+    let body = json!({"prompt": "The bill of the customer is too high, says the customer. ".repeat(20), "max_tokens": 20});
+    let cold = site.ask("/v1/completions", body.clone()).await;
+    let warm = site.ask("/v1/completions", body).await;
+    assert_eq!(cold["choices"], warm["choices"]);
+    let cached = |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+    assert_eq!(cached(&cold), 0);
+    assert!(cached(&warm) > 0 && cached(&warm) <= warm["usage"]["prompt_tokens"].as_u64().unwrap());
+    site.app.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_text_ends_before_its_stop_text() {
     let site = Site::start().await;
     let body = json!({"prompt": "Thank you for calling, ", "max_tokens": 60});
