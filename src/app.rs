@@ -56,7 +56,7 @@ impl App {
 
         let store = Store::open(&data_dir.join(DATABASE)).await.context("cannot open the database")?;
         let library = Library::open(store.clone(), data_dir).await.context("cannot open the knowledge")?;
-        let Model { drafter, emotions } = load_model(&config.model);
+        let Model { drafter, emotions, engine } = load_model(&config.model);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let terms = Terms::new(store.clone());
         let parts = Parts {
@@ -67,6 +67,7 @@ impl App {
             searches: Arc::new(Semaphore::new(cores)),
             drafter,
             emotions,
+            engine,
             counters: Arc::default(),
             config: config.calls,
         };
@@ -112,6 +113,7 @@ impl App {
 struct Model {
     drafter: Drafter,
     emotions: Option<EmotionReader>,
+    engine: Option<Engine>,
 }
 
 /// Loads the model. Without one drafts fail visibly and emotions are not read; the rest goes on.
@@ -120,15 +122,20 @@ fn load_model(config: &ModelConfig) -> Model {
     let loaded =
         Engine::start(&folder, config.engine.clone()).map_err(anyhow::Error::from).and_then(|engine| {
             let emotions = EmotionReader::new(engine.clone())?;
-            Ok((Drafter::new(engine)?, emotions))
+            Ok(Model {
+                drafter: Drafter::new(engine.clone())?,
+                emotions: Some(emotions),
+                engine: Some(engine),
+            })
         });
     match loaded {
-        Ok((drafter, emotions)) => Model { drafter, emotions: Some(emotions) },
+        Ok(model) => model,
         Err(error) => {
             tracing::error!(folder = %folder.display(), error = format!("{error:#}"), "no model: no drafts, no emotions");
             Model {
                 drafter: Drafter::without_model("the model is not loaded; the server's log says why"),
                 emotions: None,
+                engine: None,
             }
         }
     }

@@ -10,7 +10,11 @@ mod serve;
 mod train;
 mod user;
 
+use std::fs::File;
+use std::fs::TryLockError;
 use std::path::PathBuf;
+
+use anyhow::Context;
 
 /// What `chatdlm` can do.
 #[derive(Debug, clap::Subcommand)]
@@ -48,6 +52,28 @@ pub struct Place {
 }
 
 impl Place {
+    /// Makes the data directory and keeps other servers and imports off it while the file is open.
+    ///
+    /// # Errors
+    /// When somebody else has it, or it cannot be made.
+    pub fn lock(&self) -> anyhow::Result<File> {
+        let folder = &self.data_dir;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create the data directory {}", folder.display()))?;
+        let path = folder.join("lock");
+        let lock = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(lock),
+            Err(TryLockError::WouldBlock) => anyhow::bail!(
+                "{} is in use by another chatdlm: stop it first, or give another --data-dir",
+                folder.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
+        }
+    }
+
     /// Returns the path of the database file.
     pub fn database(&self) -> PathBuf {
         self.data_dir.join(crate::app::DATABASE)

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::SyncSender;
 use std::sync::mpsc::TrySendError;
 use std::sync::mpsc::sync_channel;
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::engine::config::ConfigError;
 use crate::engine::config::ModelConfig;
+use crate::engine::load::Load;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::transformer::Model;
 use crate::engine::runner::Runner;
@@ -170,6 +172,7 @@ struct Shared {
     jobs: SyncSender<Job>,
     config: EngineConfig,
     model: ModelConfig,
+    load: Arc<Load>,
     tokenizer: Tokenizer,
     folder: PathBuf,
     weight_bytes: usize,
@@ -191,10 +194,11 @@ impl Engine {
         let weight_bytes = model.bytes();
         // A job more is refused, never queued without bound.
         let (jobs, receiver) = sync_channel(config.max_waiting.max(1));
-        worker::spawn(Runner::new(model), receiver, config.clone())
+        let load = Arc::new(Load::default());
+        worker::spawn(Runner::new(model), receiver, config.clone(), Arc::clone(&load))
             .map_err(|error| EngineError::Threads(error.to_string()))?;
         let folder = folder.to_owned();
-        let shared = Shared { jobs, config, model: model_config, tokenizer, folder, weight_bytes };
+        let shared = Shared { jobs, config, model: model_config, load, tokenizer, folder, weight_bytes };
         Ok(Engine { shared: Arc::new(shared) })
     }
 
@@ -216,6 +220,11 @@ impl Engine {
     /// Returns the checkpoint's folder.
     pub fn folder(&self) -> &Path {
         &self.shared.folder
+    }
+
+    /// Returns what the engine has to do and has done.
+    pub fn load(&self) -> &Load {
+        &self.shared.load
     }
 
     /// Returns how many bytes the weights take in memory.
@@ -278,9 +287,14 @@ impl Engine {
     }
 
     fn send(&self, job: Job) -> Result<(), EngineError> {
-        self.shared.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => EngineError::Overloaded(self.shared.config.max_waiting),
-            TrySendError::Disconnected(_) => EngineError::Stopped,
+        // Counted before it is sent: the thread may take it at once.
+        self.shared.load.waiting.fetch_add(1, Relaxed);
+        self.shared.jobs.try_send(job).map_err(|error| {
+            self.shared.load.waiting.fetch_sub(1, Relaxed);
+            match error {
+                TrySendError::Full(_) => EngineError::Overloaded(self.shared.config.max_waiting),
+                TrySendError::Disconnected(_) => EngineError::Stopped,
+            }
         })
     }
 }

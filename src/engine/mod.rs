@@ -2,12 +2,13 @@
 //!
 //! In reading order: [`config`] (a checkpoint's shapes), [`tokenizer`], [`sequence`] (tokens on
 //! their way), [`sampler`] (what settles), [`scheduler`] (who runs), [`runner`] (one step),
-//! [`worker`] (the thread) and [`handle`] (what callers hold). Below them [`model`] (the forward
+//! [`worker`] (the thread) and [`handle`] (what callers hold), with [`load`]. Below them [`model`] (the forward
 //! pass), [`kv_cache`], [`weights`] and [`ops`] (arithmetic); beside them [`train`].
 
 pub mod config;
 pub mod handle;
 pub mod kv_cache;
+pub mod load;
 pub mod model;
 pub mod ops;
 pub mod runner;

@@ -3,6 +3,8 @@
 //! It never waits for a reader: generations are reported through a watch channel that keeps the
 //! newest state only, and whoever dropped the other end has cancelled.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::TryRecvError;
 
@@ -11,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::engine::handle::EngineConfig;
 use crate::engine::handle::Snapshot;
+use crate::engine::load::Load;
 use crate::engine::runner::Runner;
 use crate::engine::runner::Slot;
 use crate::engine::scheduler::Priority;
@@ -60,7 +63,12 @@ impl Running {
 ///
 /// # Errors
 /// When a thread cannot be started.
-pub fn spawn(runner: Runner, jobs: Receiver<Job>, config: EngineConfig) -> std::io::Result<()> {
+pub fn spawn(
+    runner: Runner,
+    jobs: Receiver<Job>,
+    config: EngineConfig,
+    load: Arc<Load>,
+) -> std::io::Result<()> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(config.threads)
         .thread_name(|i| format!("engine-{i}"))
@@ -68,12 +76,22 @@ pub fn spawn(runner: Runner, jobs: Receiver<Job>, config: EngineConfig) -> std::
         .map_err(std::io::Error::other)?;
     std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
         // Inside the pool the loop's own thread computes too, instead of waiting for others.
-        pool.install(move || run(runner, jobs, &config));
+        let _ended = Ended(Arc::clone(&load));
+        pool.install(move || run(runner, jobs, &config, &load));
     })?;
     Ok(())
 }
 
-fn run(mut runner: Runner, jobs: Receiver<Job>, config: &EngineConfig) {
+/// Tells that the thread has ended, also when it panicked.
+struct Ended(Arc<Load>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.has_stopped.store(true, Relaxed);
+    }
+}
+
+fn run(mut runner: Runner, jobs: Receiver<Job>, config: &EngineConfig, load: &Load) {
     let mut running: Vec<Running> = Vec::new();
     let mut arrival = 0;
     loop {
@@ -86,6 +104,7 @@ fn run(mut runner: Runner, jobs: Receiver<Job>, config: &EngineConfig) {
             match job {
                 Ok(job) => {
                     arrival += 1;
+                    load.waiting.fetch_sub(1, Relaxed);
                     running.push(admit(&runner, job, arrival));
                 }
                 Err(TryRecvError::Empty) => break,
@@ -94,7 +113,9 @@ fn run(mut runner: Runner, jobs: Receiver<Job>, config: &EngineConfig) {
             }
         }
         running.retain(|r| !r.is_cancelled());
-        step(&mut runner, &mut running, config.step_rows);
+        load.running.store(running.len(), Relaxed);
+        step(&mut runner, &mut running, config.step_rows, load);
+        load.running.store(running.len(), Relaxed);
     }
 }
 
@@ -107,7 +128,7 @@ fn admit(runner: &Runner, job: Job, arrival: u64) -> Running {
 }
 
 /// Runs one step and reports it; what is complete leaves.
-fn step(runner: &mut Runner, running: &mut Vec<Running>, budget: usize) {
+fn step(runner: &mut Runner, running: &mut Vec<Running>, budget: usize, load: &Load) {
     // A canvas without a mask is complete before its first step.
     report_finished(running);
     let waiting: Vec<Waiting> = running.iter().map(Running::waiting).collect();
@@ -125,11 +146,10 @@ fn step(runner: &mut Runner, running: &mut Vec<Running>, budget: usize) {
         return;
     }
     let outcomes = runner.step(&mut slots);
-    tracing::trace!(
-        sequences = outcomes.len(),
-        rows = outcomes.iter().map(|o| o.rows).sum::<usize>(),
-        "step"
-    );
+    load.steps.fetch_add(1, Relaxed);
+    load.rows.fetch_add(outcomes.iter().map(|o| o.rows as u64).sum(), Relaxed);
+    let unmasked = outcomes.iter().filter_map(|o| o.change.as_ref()).map(|c| c.unmasked as u64).sum();
+    load.tokens.fetch_add(unmasked, Relaxed);
     let stepped = running.iter().zip(&rows).filter(|(_, rows)| **rows > 0).map(|(r, _)| r);
     for (running, outcome) in stepped.zip(outcomes) {
         if let (Reader::Generate(sender), Some(_), false) =

@@ -21,9 +21,12 @@ use std::net::TcpListener;
 
 use actix_web::App;
 use actix_web::HttpServer;
+use actix_web::Resource;
+use actix_web::Route;
 use actix_web::dev::Server;
 use actix_web::web;
 use actix_web::web::get;
+use actix_web::web::head;
 use actix_web::web::post;
 
 use crate::assist::Calls;
@@ -88,23 +91,29 @@ pub fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server> {
     Ok(server.workers(config.workers).disable_signals().shutdown_timeout(3).listen(listener)?.run())
 }
 
+/// Returns a resource of one method: others get "method not allowed", not "not found".
+fn only(path: &str, route: Route) -> Resource {
+    web::resource(path).route(route)
+}
+
 /// Every route.
 fn routes(config: &mut web::ServiceConfig) {
     config
-        .route("/v1/calls/ingest", get().to(ingest::ingest))
-        .route("/v1/calls", get().to(calls::list))
-        .route("/v1/calls/{call}", get().to(calls::one))
-        .route("/v1/calls/{call}/events", get().to(watch::watch_call))
-        .route("/v1/calls/{call}/drafts", post().to(calls::draft))
-        .route("/v1/calls/{call}/drafts/{draft}/edits", post().to(calls::edit))
-        .route("/v1/calls/{call}/drafts/{draft}/judgement", post().to(calls::judge))
-        .route("/v1/calls/{call}/notes", post().to(calls::note))
-        .route("/v1/calls/{call}/flag", post().to(calls::flag))
-        .route("/v1/calls/{call}/cards/{card}/feedback", post().to(calls::feedback))
-        .route("/v1/events", get().to(watch::watch_tenant))
-        .route("/healthz", get().to(health::healthz))
-        .route("/readyz", get().to(health::readyz))
-        .route("/metrics", get().to(health::metrics))
+        .service(only("/v1/calls/ingest", get().to(ingest::ingest)))
+        .service(only("/v1/calls", get().to(calls::list)))
+        .service(only("/v1/calls/{call}", get().to(calls::one)))
+        .service(only("/v1/calls/{call}/events", get().to(watch::watch_call)))
+        .service(only("/v1/calls/{call}/drafts", post().to(calls::draft)))
+        .service(only("/v1/calls/{call}/drafts/{draft}/edits", post().to(calls::edit)))
+        .service(only("/v1/calls/{call}/drafts/{draft}/judgement", post().to(calls::judge)))
+        .service(only("/v1/calls/{call}/notes", post().to(calls::note)))
+        .service(only("/v1/calls/{call}/flag", post().to(calls::flag)))
+        .service(only("/v1/calls/{call}/cards/{card}/feedback", post().to(calls::feedback)))
+        .service(only("/v1/events", get().to(watch::watch_tenant)))
+        .service(web::resource("/healthz").route(get().to(health::healthz)).route(head().to(health::healthz)))
+        .service(web::resource("/readyz").route(get().to(health::readyz)).route(head().to(health::readyz)))
+        .service(only("/v1/node", get().to(health::node)))
+        .service(only("/metrics", get().to(health::metrics)))
         .configure(session::routes)
         .configure(users::routes)
         .configure(knowledge::routes)
