@@ -32,7 +32,7 @@ fn fixture(family: &str) -> std::path::PathBuf {
 
 fn runner(folder: &Path, quant: Quant) -> Runner {
     let config = ModelConfig::read(folder).unwrap();
-    Runner::new(Model::load(config, &Weights::open(folder).unwrap(), quant, |_, _| {}).unwrap())
+    Runner::new(Model::load(config, &Weights::open(folder).unwrap(), quant, |_, _| {}).unwrap(), 1 << 24)
 }
 
 fn generate(steps: usize) -> Generate {
@@ -41,6 +41,8 @@ fn generate(steps: usize) -> Generate {
         banned: vec![MASK],
         banned_at: vec![],
         stops_at_end: false,
+        sampling: None,
+        min_passes: 0,
     }
 }
 
@@ -48,7 +50,8 @@ fn generate(steps: usize) -> Generate {
 fn denoise(runner: &mut Runner, cache: CacheMode, steps: usize) -> (Vec<u32>, Vec<usize>) {
     let form = Form { block: 4, cache, ..Form::of(&runner.model().config) };
     let prompt: Vec<u32> = (40..49).collect();
-    let mut slot = runner.slot(Sequence::generate(&prompt, &[None; 12], form, generate(steps)), vec![]);
+    let mut slot =
+        runner.slot(Sequence::generate(&prompt, &[None; 12], form, generate(steps)), vec![]).unwrap();
     let mut rows = Vec::new();
     while !slot.sequence.is_done {
         rows.push(runner.step(&mut [(&mut slot, 1)])[0].rows);
@@ -116,7 +119,8 @@ fn a_cache_is_exact_where_nothing_is_around_the_block() {
         let mut runner = runner(&fixture(family), Quant::F32);
         let mut tokens = [CacheMode::Exact, CacheMode::Prefix, CacheMode::Dual].map(|cache| {
             let form = Form { block: 8, cache, ..Form::of(&runner.model().config) };
-            let mut slot = runner.slot(Sequence::generate(&[], &[None; 8], form, generate(4)), vec![]);
+            let sequence = Sequence::generate(&[], &[None; 8], form, generate(4));
+            let mut slot = runner.slot(sequence, vec![]).unwrap();
             while !slot.sequence.is_done {
                 runner.step(&mut [(&mut slot, 8)]);
             }

@@ -339,8 +339,14 @@ fn generate(
     for i in tokens.len()..whole {
         tokens.push(Some(if i == canvas.tokens.len() && !may_still_end { writer.end } else { writer.pad }));
     }
-    let generate =
-        Generate { rule: RULE, banned: writer.banned.clone(), banned_at: banned, stops_at_end: may_end };
+    let generate = Generate {
+        rule: RULE,
+        banned: writer.banned.clone(),
+        banned_at: banned,
+        stops_at_end: may_end,
+        sampling: None,
+        min_passes: 0,
+    };
     let request = GenerateRequest { prompt: prompt.to_vec(), canvas: tokens, block_length: None, generate };
     Ok(writer.engine.generate(request)?)
 }

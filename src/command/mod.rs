@@ -1,11 +1,15 @@
 //! One file for each subcommand: its arguments and what it does.
 
 mod bench;
+mod chat;
 mod demo;
 mod eval;
+mod generate;
+mod infill;
 mod key;
 mod knowledge;
 mod replay;
+mod screen;
 mod serve;
 mod train;
 mod user;
@@ -25,6 +29,12 @@ pub enum Command {
     Demo(demo::Args),
     /// Streams recorded calls into a server; with --calls it is the load generator.
     Replay(replay::Args),
+    /// Talks with the model in the terminal.
+    Chat(chat::Args),
+    /// Goes on with a text.
+    Generate(generate::Args),
+    /// Fills the holes of a text; nothing else of it changes.
+    Infill(infill::Args),
     /// Trains a model from scratch or goes on from a checkpoint.
     Train(train::Args),
     /// Measures the engine.
@@ -89,6 +99,9 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Chat(args) => chat::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Infill(args) => infill::run(args),
         Command::Train(args) => train::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),

@@ -44,6 +44,8 @@ pub struct EngineConfig {
     pub max_waiting: usize,
     /// The longest sequence, prompt and canvas, in tokens.
     pub max_tokens: usize,
+    /// The most memory for keys and values, in MiB; what is unused keeps prefixes for later.
+    pub kv_cache_mib: usize,
     /// What passes keep where attention is full; block-causal models are always exact.
     pub cache: CacheMode,
 }
@@ -57,6 +59,7 @@ impl Default for EngineConfig {
             max_running: 64,
             max_waiting: 256,
             max_tokens: 8192,
+            kv_cache_mib: 256,
             cache: CacheMode::Exact,
         }
     }
@@ -132,6 +135,8 @@ pub struct Snapshot {
     pub blocks: u32,
     /// Tokens unmasked so far.
     pub unmasked: u32,
+    /// How many positions of the prompt another sequence had computed already.
+    pub reused: usize,
     /// Whether it is complete.
     pub is_done: bool,
 }
@@ -173,6 +178,8 @@ struct Shared {
     config: EngineConfig,
     model: ModelConfig,
     load: Arc<Load>,
+    /// Positions that the cache has room for.
+    capacity: usize,
     tokenizer: Tokenizer,
     folder: PathBuf,
     weight_bytes: usize,
@@ -195,10 +202,13 @@ impl Engine {
         // A job more is refused, never queued without bound.
         let (jobs, receiver) = sync_channel(config.max_waiting.max(1));
         let load = Arc::new(Load::default());
-        worker::spawn(Runner::new(model), receiver, config.clone(), Arc::clone(&load))
+        let runner = Runner::new(model, config.kv_cache_mib << 20);
+        let capacity = runner.capacity();
+        worker::spawn(runner, receiver, config.clone(), Arc::clone(&load))
             .map_err(|error| EngineError::Threads(error.to_string()))?;
         let folder = folder.to_owned();
-        let shared = Shared { jobs, config, model: model_config, load, tokenizer, folder, weight_bytes };
+        let shared =
+            Shared { jobs, config, model: model_config, load, capacity, tokenizer, folder, weight_bytes };
         Ok(Engine { shared: Arc::new(shared) })
     }
 
@@ -239,8 +249,8 @@ impl Engine {
     pub fn generate(&self, request: GenerateRequest) -> Result<Generation, EngineError> {
         let model = &self.shared.model;
         let given = request.prompt.iter().chain(request.canvas.iter().flatten());
-        self.check(request.prompt.len() + request.canvas.len(), given)?;
         let block = request.block_length.unwrap_or_else(|| model.block_length()).max(1);
+        self.check(request.prompt.len() + request.canvas.len(), block, given)?;
         let form = Form { block, cache: self.shared.config.cache, ..Form::of(model) };
         let mut generate = request.generate;
         // A mask that settles as a mask would never be done.
@@ -265,7 +275,7 @@ impl Engine {
         labels: Vec<u32>,
     ) -> Result<Vec<f32>, EngineError> {
         let model = &self.shared.model;
-        self.check(tokens.len(), tokens.iter().chain(&labels))?;
+        self.check(tokens.len(), model.block_length(), tokens.iter().chain(&labels))?;
         if position >= tokens.len() {
             return Err(EngineError::Position { position, tokens: tokens.len() });
         }
@@ -275,8 +285,15 @@ impl Engine {
         receiver.await.map_err(|_| EngineError::Stopped)
     }
 
-    fn check<'a>(&self, tokens: usize, ids: impl Iterator<Item = &'a u32>) -> Result<(), EngineError> {
+    fn check<'a>(
+        &self,
+        tokens: usize,
+        block: usize,
+        ids: impl Iterator<Item = &'a u32>,
+    ) -> Result<(), EngineError> {
         let limit = self.shared.config.max_tokens.min(self.shared.model.max_position_embeddings);
+        // Sequences are laid out in whole blocks.
+        let limit = limit.min(self.shared.capacity.saturating_sub(block - 1));
         if tokens == 0 || tokens > limit {
             return Err(EngineError::TooLong { tokens, limit });
         }

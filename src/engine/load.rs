@@ -15,6 +15,10 @@ pub struct Load {
     pub steps: AtomicU64,
     /// Rows computed since the start, prompts included.
     pub rows: AtomicU64,
+    /// Tokens of prompts since the start.
+    pub prompt_tokens: AtomicU64,
+    /// Of these the ones that another sequence had computed already.
+    pub reused_tokens: AtomicU64,
     /// Tokens unmasked since the start.
     pub tokens: AtomicU64,
     /// Whether the engine's thread has ended: nothing will be answered any more.

@@ -14,6 +14,7 @@ use crate::engine::config::ModelConfig;
 use crate::engine::sampler::Block;
 use crate::engine::sampler::Candidate;
 use crate::engine::sampler::Rule;
+use crate::engine::sampling::Sampling;
 
 /// What passes of full attention keep of the pass that began a block (Fast-dLLM, arXiv 2505.22618).
 ///
@@ -87,6 +88,10 @@ pub struct Generate {
     pub banned_at: Vec<(usize, u32)>,
     /// Whether an end of text in a finished block ends the sequence.
     pub stops_at_end: bool,
+    /// How tokens are drawn; the likeliest is taken when `None`.
+    pub sampling: Option<Sampling>,
+    /// The fewest passes of a block that has as many masks.
+    pub min_passes: usize,
 }
 
 /// A sequence's tokens and how far it is.
@@ -270,17 +275,20 @@ impl Sequence {
             self.is_done = true;
             return Change::default();
         };
-        let rule = generate.rule;
+        let (rule, min_passes) = (generate.rule, generate.min_passes);
         let range = self.current..self.block_end();
         let mask = self.form.mask;
-        let began_masked = self.tokens[range.clone()].contains(&mask);
+        let masked = self.tokens[range.clone()].iter().filter(|token| **token == mask).count();
+        let began_masked = masked > 0;
         let block = Block {
             tokens: &self.tokens[range.clone()],
             mask,
             masks_at_start: self.masks_at_start,
             pass: self.pass,
         };
-        let settled = rule.settle(block, candidates);
+        let mut settled = rule.settle(block, candidates);
+        let left = min_passes.saturating_sub(self.pass).max(1);
+        settled.keep_surest(masked.div_ceil(left), candidates);
         for i in settled.unmasked.iter().chain(&settled.edited) {
             let at = self.current + candidates[*i].at;
             self.tokens[at] = candidates[*i].token;

@@ -93,44 +93,67 @@ impl Drop for Ended {
 
 fn run(mut runner: Runner, jobs: Receiver<Job>, config: &EngineConfig, load: &Load) {
     let mut running: Vec<Running> = Vec::new();
+    // The oldest job, when the cache has no room for it until others end.
+    let mut held: Option<Job> = None;
     let mut arrival = 0;
     loop {
         while running.len() < config.max_running {
-            let job = if running.is_empty() {
+            let job = if let Some(job) = held.take() {
+                Ok(job)
+            } else if running.is_empty() {
                 jobs.recv().map_err(|_| TryRecvError::Disconnected)
             } else {
                 jobs.try_recv()
             };
             match job {
-                Ok(job) => {
-                    arrival += 1;
-                    load.waiting.fetch_sub(1, Relaxed);
-                    running.push(admit(&runner, job, arrival));
-                }
+                Ok(job) => match admit(&mut runner, job, arrival) {
+                    Ok(admitted) => {
+                        arrival += 1;
+                        load.waiting.fetch_sub(1, Relaxed);
+                        load.prompt_tokens.fetch_add(admitted.slot.sequence.prompt as u64, Relaxed);
+                        load.reused_tokens.fetch_add(admitted.slot.reused as u64, Relaxed);
+                        running.push(admitted);
+                    }
+                    Err(job) => {
+                        held = Some(job);
+                        break;
+                    }
+                },
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) if running.is_empty() => return,
                 Err(TryRecvError::Disconnected) => break,
             }
         }
-        running.retain(|r| !r.is_cancelled());
+        running.retain(|r| {
+            let goes_on = !r.is_cancelled();
+            if !goes_on {
+                runner.release(&r.slot);
+            }
+            goes_on
+        });
         load.running.store(running.len(), Relaxed);
         step(&mut runner, &mut running, config.step_rows, load);
         load.running.store(running.len(), Relaxed);
     }
 }
 
-fn admit(runner: &Runner, job: Job, arrival: u64) -> Running {
+/// Gives a job its pages, or the job back while there are not enough.
+fn admit(runner: &mut Runner, job: Job, arrival: u64) -> Result<Running, Job> {
     let (sequence, labels, reader) = match job {
         Job::Generate(sequence, sender) => (sequence, Vec::new(), Reader::Generate(sender)),
         Job::Score(sequence, labels, sender) => (sequence, labels, Reader::Score(sender)),
     };
-    Running { slot: runner.slot(sequence, labels), reader, arrival }
+    match (runner.slot(sequence, labels), reader) {
+        (Ok(slot), reader) => Ok(Running { slot, reader, arrival }),
+        (Err((sequence, _)), Reader::Generate(sender)) => Err(Job::Generate(sequence, sender)),
+        (Err((sequence, labels)), Reader::Score(sender)) => Err(Job::Score(sequence, labels, sender)),
+    }
 }
 
 /// Runs one step and reports it; what is complete leaves.
 fn step(runner: &mut Runner, running: &mut Vec<Running>, budget: usize, load: &Load) {
     // A canvas without a mask is complete before its first step.
-    report_finished(running);
+    report_finished(runner, running);
     let waiting: Vec<Waiting> = running.iter().map(Running::waiting).collect();
     let mut rows = vec![0; running.len()];
     for (i, share) in pack(&waiting, budget) {
@@ -156,13 +179,13 @@ fn step(runner: &mut Runner, running: &mut Vec<Running>, budget: usize, load: &L
             (&running.reader, outcome.change, running.slot.sequence.is_done)
         {
             // The receiver may be gone; then the next round drops the sequence.
-            sender.send_replace(snapshot(&running.slot.sequence));
+            sender.send_replace(snapshot(&running.slot));
         }
     }
-    report_finished(running);
+    report_finished(runner, running);
 }
 
-fn report_finished(running: &mut Vec<Running>) {
+fn report_finished(runner: &mut Runner, running: &mut Vec<Running>) {
     let mut i = 0;
     while i < running.len() {
         if !running[i].slot.sequence.is_done {
@@ -170,9 +193,10 @@ fn report_finished(running: &mut Vec<Running>) {
             continue;
         }
         let Running { slot, reader, .. } = running.swap_remove(i);
+        runner.release(&slot);
         match reader {
             Reader::Generate(sender) => {
-                sender.send_replace(snapshot(&slot.sequence));
+                sender.send_replace(snapshot(&slot));
             }
             // A receiver that is gone does not want the answer any more.
             Reader::Score(sender) => drop(sender.send(slot.scores)),
@@ -180,8 +204,10 @@ fn report_finished(running: &mut Vec<Running>) {
     }
 }
 
-fn snapshot(sequence: &Sequence) -> Snapshot {
+fn snapshot(slot: &Slot) -> Snapshot {
+    let sequence = &slot.sequence;
     Snapshot {
+        reused: slot.reused,
         canvas: sequence.canvas().to_vec(),
         confidences: sequence.confidences().to_vec(),
         settled: sequence.settled(),

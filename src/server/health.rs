@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::assist::Calls;
 use crate::assist::counters::BOUNDS_MS;
 use crate::assist::counters::Histogram;
+use crate::completion::Completer;
 use crate::server::auth::Supervisor;
 use crate::store::identity::Identity;
 
@@ -67,12 +68,19 @@ pub(super) async fn node(_: Supervisor, calls: web::Data<Calls>) -> HttpResponse
 }
 
 /// Returns the counters in the text format of Prometheus.
-pub(super) async fn metrics(_known: Identity, calls: web::Data<Calls>) -> HttpResponse {
+pub(super) async fn metrics(
+    _known: Identity,
+    calls: web::Data<Calls>,
+    completer: web::Data<Option<Completer>>,
+) -> HttpResponse {
     let parts = calls.parts();
     let counters = &parts.counters;
     let mut text = String::new();
     gauge(&mut text, "calls_live", "Calls that have an actor.", calls.live());
     gauge(&mut text, "appends_waiting", "Appends that wait for the disk.", parts.store.appends_waiting());
+    if let Some(completer) = completer.as_ref() {
+        completions(&mut text, completer);
+    }
     if let Some(engine) = &parts.engine {
         let load = engine.load();
         gauge(&mut text, "engine_waiting", "Requests that wait for the model.", load.waiting.load(Relaxed));
@@ -80,6 +88,10 @@ pub(super) async fn metrics(_known: Identity, calls: web::Data<Calls>) -> HttpRe
         gauge(&mut text, "engine_up", "Whether the model answers.", usize::from(has_model(&calls)));
         total(&mut text, "engine_steps_total", "Forward passes.", &load.steps);
         total(&mut text, "engine_rows_total", "Rows computed, prompts included.", &load.rows);
+        let help = "Tokens of prompts.";
+        total(&mut text, "engine_prompt_tokens_total", help, &load.prompt_tokens);
+        let help = "Tokens of prompts that were in the cache.";
+        total(&mut text, "engine_reused_tokens_total", help, &load.reused_tokens);
         total(&mut text, "engine_tokens_total", "Tokens unmasked.", &load.tokens);
     }
     let totals: [(&str, &str, &AtomicU64); 11] = [
@@ -101,6 +113,22 @@ pub(super) async fn metrics(_known: Identity, calls: web::Data<Calls>) -> HttpRe
     let help = "From a final segment's arrival to its acknowledgement.";
     histogram(&mut text, "ack_seconds", help, &counters.acknowledged);
     HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text)
+}
+
+fn completions(text: &mut String, completer: &Completer) {
+    gauge(text, "completions_running", "Texts being written for other programs.", completer.running());
+    let totals = [
+        ("completions_done_total", "Texts written for other programs.", completer.done()),
+        (
+            "completions_cancelled_total",
+            "Texts dropped because nobody waited any more.",
+            completer.cancelled(),
+        ),
+    ];
+    for (name, help, total) in totals {
+        head(text, name, help, "counter");
+        line(text, format_args!("chatdlm_{name} {total}"));
+    }
 }
 
 fn gauge(text: &mut String, name: &str, help: &str, value: usize) {

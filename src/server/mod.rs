@@ -9,6 +9,7 @@ pub mod imports;
 mod ingest;
 pub mod knowledge;
 pub mod limit;
+mod openai;
 mod pages;
 pub mod security;
 pub mod session;
@@ -31,6 +32,7 @@ use actix_web::web::post;
 
 use crate::assist::Calls;
 use crate::assist::library::Library;
+use crate::completion::Completer;
 use crate::server::session::SignIn;
 
 /// How the server listens.
@@ -55,6 +57,8 @@ pub struct Site {
     pub calls: Calls,
     /// The knowledge, to be changed.
     pub library: Library,
+    /// The model for other programs, if it is loaded.
+    pub completer: Option<Completer>,
     /// How people and machines get in.
     pub auth: auth::Config,
     /// How the server listens.
@@ -66,11 +70,12 @@ pub struct Site {
 /// # Errors
 /// When the socket cannot be used.
 pub fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server> {
-    let Site { calls, library, auth, config } = site;
+    let Site { calls, library, completer, auth, config } = site;
     let store = web::Data::new(calls.parts().store.clone());
     let terms = web::Data::new(calls.parts().terms.clone());
     let calls = web::Data::new(calls);
     let library = web::Data::new(library);
+    let completer = web::Data::new(completer);
     let inline_scripts = pages::inline_scripts();
     let is_https = auth.is_https();
     let auth = web::Data::new(auth);
@@ -80,6 +85,7 @@ pub fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server> {
             .app_data(store.clone())
             .app_data(calls.clone())
             .app_data(library.clone())
+            .app_data(completer.clone())
             .app_data(terms.clone())
             .app_data(auth.clone())
             .app_data(sign_in.clone())
@@ -88,6 +94,9 @@ pub fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server> {
             .configure(routes)
     });
     // The process handles signals, and drains calls before it stops the server.
+    // A client that is gone must be noticed while its answer is still being written: whoever closes
+    // the sending side wants nothing more.
+    let server = server.h1_allow_half_closed(false);
     Ok(server.workers(config.workers).disable_signals().shutdown_timeout(3).listen(listener)?.run())
 }
 
@@ -118,6 +127,7 @@ fn routes(config: &mut web::ServiceConfig) {
         .configure(users::routes)
         .configure(knowledge::routes)
         .configure(terms::routes)
+        .configure(openai::routes)
         .configure(pages::routes)
         .configure(error::configure);
 }

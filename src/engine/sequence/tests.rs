@@ -4,7 +4,7 @@ use super::*;
 
 fn generate() -> Generate {
     let rule = Rule::Threshold { threshold: 0.5, steps: 4 };
-    Generate { rule, banned: vec![], banned_at: vec![], stops_at_end: true }
+    Generate { rule, banned: vec![], banned_at: vec![], stops_at_end: true, sampling: None, min_passes: 0 }
 }
 
 const BLOCKS: Form = Form {
@@ -46,6 +46,17 @@ fn an_end_of_text_ends_the_sequence_after_its_block() {
     sequence.apply(&candidates);
     assert!(sequence.is_done);
     assert_eq!(sequence.settled(), 11);
+}
+
+#[test]
+fn a_block_takes_as_many_passes_as_it_must() {
+    let mut sequence = Sequence::generate(&[], &[None; 4], BLOCKS, Generate { min_passes: 3, ..generate() });
+    let mut settled = Vec::new();
+    while !sequence.is_done {
+        let candidates = sure(&sequence, 9);
+        settled.push(sequence.apply(&candidates).unmasked);
+    }
+    assert_eq!(settled, [2, 1, 1]);
 }
 
 #[test]
