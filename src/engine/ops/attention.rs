@@ -17,6 +17,9 @@ pub struct HeadPage<'a> {
     pub values: &'a [f32],
 }
 
+/// A form of [`attend`].
+pub type Attend = fn(&mut [f32], usize, &[f32], usize, usize, &[HeadPage], usize);
+
 /// Rows computed together, which share the loads of keys and values.
 const ROWS: usize = 4;
 
