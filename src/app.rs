@@ -18,6 +18,7 @@ use crate::assist::draft::Drafter;
 use crate::assist::library::Library;
 use crate::assist::terms::Terms;
 use crate::bus::Bus;
+use crate::completion::Completer;
 use crate::config::Config;
 use crate::config::ModelConfig;
 use crate::engine::handle::Engine;
@@ -56,7 +57,7 @@ impl App {
 
         let store = Store::open(&data_dir.join(DATABASE)).await.context("cannot open the database")?;
         let library = Library::open(store.clone(), data_dir).await.context("cannot open the knowledge")?;
-        let Model { drafter, emotions } = load_model(&config.model);
+        let Model { drafter, emotions, completer, engine } = load_model(&config.model);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let terms = Terms::new(store.clone());
         let parts = Parts {
@@ -67,13 +68,19 @@ impl App {
             searches: Arc::new(Semaphore::new(cores)),
             drafter,
             emotions,
+            engine,
             counters: Arc::default(),
             config: config.calls,
         };
         let calls = Calls::new(parts, Handle::current());
         calls.give_up_lost().await.context("cannot read the open calls")?;
-        let site =
-            Site { calls: calls.clone(), library: library.clone(), auth: config.auth, config: config.server };
+        let site = Site {
+            calls: calls.clone(),
+            library: library.clone(),
+            completer,
+            auth: config.auth,
+            config: config.server,
+        };
         let server = server::serve(listener, site).context("cannot serve")?;
         let handle = server.handle();
         let serving = tokio::spawn(server);
@@ -108,10 +115,12 @@ impl App {
     }
 }
 
-/// What the model gives to calls.
+/// What the model gives to calls and to other programs.
 struct Model {
     drafter: Drafter,
     emotions: Option<EmotionReader>,
+    completer: Option<Completer>,
+    engine: Option<Engine>,
 }
 
 /// Loads the model. Without one drafts fail visibly and emotions are not read; the rest goes on.
@@ -120,15 +129,23 @@ fn load_model(config: &ModelConfig) -> Model {
     let loaded =
         Engine::start(&folder, config.engine.clone()).map_err(anyhow::Error::from).and_then(|engine| {
             let emotions = EmotionReader::new(engine.clone())?;
-            Ok((Drafter::new(engine)?, emotions))
+            let completer = Completer::new(engine.clone())?;
+            Ok(Model {
+                drafter: Drafter::new(engine.clone())?,
+                emotions: Some(emotions),
+                completer: Some(completer),
+                engine: Some(engine),
+            })
         });
     match loaded {
-        Ok((drafter, emotions)) => Model { drafter, emotions: Some(emotions) },
+        Ok(model) => model,
         Err(error) => {
             tracing::error!(folder = %folder.display(), error = format!("{error:#}"), "no model: no drafts, no emotions");
             Model {
                 drafter: Drafter::without_model("the model is not loaded; the server's log says why"),
                 emotions: None,
+                completer: None,
+                engine: None,
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Every key of `chatdlm.toml`, as `resume_s` of `[calls]`, is also an environment variable, as
 //! `CHATDLM_CALLS_RESUME_S`, which wins over the file.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -17,8 +18,8 @@ use crate::server::auth;
 
 /// The file that is read from the working directory when none is named.
 const DEFAULT_FILE: &str = "chatdlm.toml";
-/// The sections, which are also the second words of the environment variables.
-const SECTIONS: [&str; 4] = ["server", "auth", "calls", "model"];
+/// The sections, whose words are also those of the environment variables; the longest first.
+const SECTIONS: [&[&str]; 5] = [&["model", "engine"], &["server"], &["auth"], &["calls"], &["model"]];
 
 /// Says why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +94,9 @@ impl Config {
             }
             None => (String::new(), "environment".to_owned()),
         };
-        Config::from_text(&text, std::env::vars(), &origin)
+        let readable =
+            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Config::from_text(&text, std::env::vars_os().filter_map(readable), &origin)
     }
 
     /// Reads a text and then variables.
@@ -106,9 +109,13 @@ impl Config {
         let mut table: Table = text.parse().map_err(|error: toml::de::Error| invalid(error.to_string()))?;
         for (name, value) in variables {
             let Some((section, key)) = section_and_key(&name) else { continue };
-            let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-            let Value::Table(section) = section else { continue };
-            section.insert(key, value_of(&value));
+            set(&mut table, section, &key, value_of(&value));
+            // A name may look like a number, as a tenant called 2024.
+            let mut as_text = table.clone();
+            set(&mut as_text, section, &key, Value::String(value));
+            if table.clone().try_into::<Config>().is_err() && as_text.clone().try_into::<Config>().is_ok() {
+                table = as_text;
+            }
         }
         let config: Config = table
             .try_into()
@@ -120,13 +127,25 @@ impl Config {
     }
 }
 
-/// Returns `("calls", "resume_s")` for `CHATDLM_CALLS_RESUME_S`.
-fn section_and_key(name: &str) -> Option<(&'static str, String)> {
+/// Returns `(["calls"], "resume_s")` for `CHATDLM_CALLS_RESUME_S`.
+fn section_and_key(name: &str) -> Option<(&'static [&'static str], String)> {
     let name = name.strip_prefix("CHATDLM_")?.to_lowercase();
     SECTIONS.into_iter().find_map(|section| {
-        let key = name.strip_prefix(section)?.strip_prefix('_')?;
+        let key = name.strip_prefix(&section.join("_"))?.strip_prefix('_')?;
         Some((section, key.to_owned()))
     })
+}
+
+/// Sets a key in a section, unless something else than a section stands there.
+fn set(table: &mut Table, section: &[&str], key: &str, value: Value) {
+    let Some((first, rest)) = section.split_first() else {
+        table.insert(key.to_owned(), value);
+        return;
+    };
+    let inner = table.entry(*first).or_insert_with(|| Value::Table(Table::new()));
+    if let Value::Table(inner) = inner {
+        set(inner, rest, key, value);
+    }
 }
 
 /// Reads a number, a boolean, a list or a quoted text as TOML does; anything else is text.
@@ -174,5 +193,14 @@ mod tests {
             assert!(error.contains("`resume`"), "{error}");
         }
         assert!(read("[call]", &[]).unwrap_err().to_string().contains("`call`"));
+    }
+
+    #[test]
+    fn variables_reach_nested_sections_and_texts_that_look_like_numbers() {
+        let config =
+            read("", &[("CHATDLM_MODEL_ENGINE_THREADS", "3"), ("CHATDLM_AUTH_TENANT", "2024")]).unwrap();
+        assert_eq!((config.model.engine.threads, config.auth.tenant.as_str()), (3, "2024"));
+        let error = read("", &[("CHATDLM_MODEL_ENGINE_THREADS", "many")]).unwrap_err();
+        assert!(error.to_string().contains("many"), "{error}");
     }
 }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | 0 | [`event`] [`engine`] |
 //! | 1 | [`prompt`] |
-//! | 2 | [`monitor`] [`knowledge`] [`store`] [`bus`] [`corpus`] |
+//! | 2 | [`monitor`] [`knowledge`] [`store`] [`bus`] [`corpus`] [`completion`] |
 //! | 3 | [`assist`] |
 //! | 4 | [`server`] |
 //! | 5 | [`config`] |
@@ -19,6 +19,7 @@ pub mod app;
 pub mod assist;
 pub mod bus;
 pub mod command;
+pub mod completion;
 pub mod config;
 pub mod corpus;
 pub mod engine;

@@ -1,5 +1,7 @@
 //! Who gets in and who does not: sign-in, roles, tenants, keys, and what browsers are told.
 
+mod common;
+
 use actix_web::App;
 use actix_web::HttpResponse;
 use actix_web::body::MessageBody;
@@ -10,6 +12,8 @@ use actix_web::http::header;
 use actix_web::test;
 use actix_web::test::TestRequest;
 use actix_web::web;
+use chatdlm::assist;
+use chatdlm::assist::Calls;
 use chatdlm::assist::terms::Terms;
 use chatdlm::monitor::sensitive::SharedTermLists;
 use chatdlm::server::auth;
@@ -37,6 +41,7 @@ const PASSWORD: &str = "correct horse";
 struct House {
     store: Store,
     terms: Terms,
+    calls: Calls,
     folder: TempDir,
 }
 
@@ -48,7 +53,8 @@ impl House {
             store.add_user("main", role.as_str(), role, None).await.expect("a user");
         }
         store.add_user("other", "admin", Role::Admin, None).await.expect("a user");
-        House { terms: Terms::new(store.clone()), store, folder }
+        let calls = common::calls(folder.path(), assist::Config::default()).await;
+        House { terms: Terms::new(store.clone()), calls, store, folder }
     }
 
     /// Returns the cookie of a session of the user.
@@ -73,6 +79,7 @@ macro_rules! server {
                 .app_data(web::Data::new($config))
                 .app_data(web::Data::new(SignIn::default()))
                 .app_data(web::Data::new($house.terms.clone()))
+                .app_data(web::Data::new($house.calls.clone()))
                 .wrap(error::shape())
                 .wrap(security::headers(&["aGFzaA==".to_owned()], false))
                 .configure(error::configure)
@@ -185,7 +192,10 @@ async fn a_password_opens_a_session_that_sign_out_ends() {
     assert_eq!(cookie.same_site(), Some(actix_web::cookie::SameSite::Strict));
     assert_eq!(cookie.path(), Some("/"));
     let who: Value = test::read_body_json(response).await;
-    assert_eq!(who, json!({"name": "agent", "role": "agent", "tenant": "main", "demo": false}));
+    let nothing = json!({"model": false, "emotions": false, "drafts": false});
+    let agent =
+        json!({"name": "agent", "role": "agent", "tenant": "main", "demo": false, "assistant": nothing});
+    assert_eq!(who, agent);
 
     let me = || TestRequest::get().uri("/v1/session").cookie(cookie.clone());
     assert_eq!(send!(&app, me()).await, (200, who));
@@ -584,6 +594,10 @@ async fn new_terms_are_used_by_running_calls_at_once_and_by_no_other_tenant() {
     assert_eq!(send!(&app, show()).await, (200, lists));
     assert_eq!(categories(&running), ["secret_deal"]);
 
-    assert_eq!(send!(&app, put(&admin, json!([]))).await.0, 200, "no terms are terms too");
+    let late = put(&admin, json!([])).insert_header(("if-match", "\"0\""));
+    assert_eq!(send!(&app, late).await.0, 412, "somebody else put lists meanwhile");
+    assert_eq!(categories(&running), ["secret_deal"]);
+    let mine = put(&admin, json!([])).insert_header(("if-match", "\"1\""));
+    assert_eq!(send!(&app, mine).await.0, 200, "no terms are terms too");
     assert!(categories(&running).is_empty());
 }

@@ -23,6 +23,7 @@ use common::Client;
 use common::TENANT;
 use common::segment;
 use serde_json::json;
+use tokio::sync::Barrier;
 use tokio::sync::mpsc;
 
 /// How many calls are under way when the server dies.
@@ -74,6 +75,14 @@ impl Drop for Server {
     }
 }
 
+/// What the first life's senders share: all have started before any speaks, and each tells of
+/// every acknowledged segment.
+#[derive(Clone)]
+struct FirstLife {
+    started: Arc<Barrier>,
+    told: mpsc::Sender<()>,
+}
+
 /// Sends all segments that the server does not have and ends the call, or returns false when the
 /// socket breaks. Notes each acknowledged number in `acknowledged`, then tells that there is one.
 async fn feed(
@@ -81,11 +90,14 @@ async fn feed(
     key: &str,
     call: &str,
     acknowledged: &AtomicU64,
-    told: Option<mpsc::Sender<()>>,
+    first_life: Option<FirstLife>,
 ) -> bool {
     let mut sender = Client::feed(address, key).await;
     let resume_after = sender.start(call).await;
     assert!(resume_after >= acknowledged.load(SeqCst), "{call} lost what was acknowledged");
+    if let Some(first_life) = &first_life {
+        first_life.started.wait().await;
+    }
     for seq in resume_after + 1..=SEGMENTS {
         if sender.try_send(segment(seq, &format!("sentence {seq} of {call}"))).await.is_err() {
             return false;
@@ -93,9 +105,9 @@ async fn feed(
         let Ok(answer) = sender.next().await else { return false };
         assert_eq!(answer, json!({"type": "ack", "seq": seq}));
         acknowledged.store(seq, SeqCst);
-        if let Some(told) = &told {
+        if let Some(first_life) = &first_life {
             // The receiver has seen enough when it is gone.
-            let _ = told.send(()).await;
+            let _ = first_life.told.send(()).await;
         }
     }
     sender.send(json!({"type": "end", "reason": "hangup"})).await;
@@ -118,15 +130,17 @@ async fn kill_9_loses_no_acknowledged_segment_and_doubles_none() {
     let server = Server::start(folder.path(), "60");
     let acknowledged: Arc<[AtomicU64; CALLS]> = Arc::default();
     let (told, mut seen) = mpsc::channel(64);
+    let first_life = FirstLife { started: Arc::new(Barrier::new(CALLS)), told };
     let mut senders = Vec::new();
     for number in 0..CALLS {
-        let (key, told, acknowledged) = (key.clone(), told.clone(), Arc::clone(&acknowledged));
+        let (key, acknowledged) = (key.clone(), Arc::clone(&acknowledged));
+        let first_life = Some(first_life.clone());
         let address = server.address;
         senders.push(tokio::spawn(async move {
-            feed(address, &key, &format!("c-{number}"), &acknowledged[number], Some(told)).await
+            feed(address, &key, &format!("c-{number}"), &acknowledged[number], first_life).await
         }));
     }
-    drop(told);
+    drop(first_life);
     for _ in 0..CALLS as u64 * SEGMENTS / 3 {
         seen.recv().await.expect("segments are acknowledged");
     }

@@ -9,6 +9,8 @@ use chatdlm::engine::handle::EngineConfig;
 use chatdlm::engine::handle::EngineError;
 use chatdlm::engine::handle::GenerateRequest;
 use chatdlm::engine::handle::Snapshot;
+use chatdlm::engine::kv_cache::KvCache;
+use chatdlm::engine::kv_cache::PAGE;
 use chatdlm::engine::model::linear::Quant;
 use chatdlm::engine::model::llada2::Llada2Config;
 use chatdlm::engine::model::transformer::Model;
@@ -82,8 +84,21 @@ fn checkpoint(folder: &Path) {
 
 fn request(prompt: &[u32], tokens: usize) -> GenerateRequest {
     let rule = Rule::Threshold { threshold: 0.5, steps: 8 };
-    let generate = Generate { rule, banned: vec![0], banned_at: vec![], stops_at_end: false };
-    GenerateRequest { prompt: prompt.to_vec(), canvas: vec![None; tokens], block_length: None, generate }
+    let generate = Generate {
+        rule,
+        banned: vec![0],
+        banned_at: vec![],
+        stops_at_end: false,
+        sampling: None,
+        min_passes: 0,
+    };
+    GenerateRequest {
+        prompt: prompt.to_vec(),
+        canvas: vec![None; tokens],
+        block_length: None,
+        generate,
+        constraint: None,
+    }
 }
 
 async fn finish(engine: &Engine, request: GenerateRequest) -> Snapshot {
@@ -148,12 +163,12 @@ fn the_cache_changes_nothing() {
     let weights = Weights::open(folder.path()).unwrap();
     let model = ModelConfig::read(folder.path()).unwrap();
     let form = Form::of(&model);
-    let mut runner = Runner::new(Model::load(model, &weights, Quant::F32, |_, _| {}).unwrap());
+    let mut runner = Runner::new(Model::load(model, &weights, Quant::F32, |_, _| {}).unwrap(), 1 << 24);
     let prompt: Vec<u32> = (20..45).collect();
     let GenerateRequest { canvas, generate, .. } = request(&prompt, 20);
     let sequence = Sequence::generate(&prompt, &canvas, form, generate);
     // Cached, in small chunks.
-    let mut slot = runner.slot(sequence, vec![]);
+    let mut slot = runner.slot(sequence, vec![]).unwrap();
     while !slot.sequence.is_done {
         runner.step(&mut [(&mut slot, 8)]);
     }
@@ -165,12 +180,75 @@ fn the_cache_changes_nothing() {
     let logits = runner.logits(&masked, Sight::Blocks(8));
     let GenerateRequest { generate, .. } = request(&prompt, 20);
     let canvas: Vec<Option<u32>> = tokens[25..last].iter().map(|t| Some(*t)).chain([None; 4]).collect();
-    let mut fresh = runner.slot(Sequence::generate(&prompt, &canvas, form, generate), vec![]);
+    runner.release(&slot);
+    runner.forget(1 << 24);
+    let mut fresh = runner.slot(Sequence::generate(&prompt, &canvas, form, generate), vec![]).unwrap();
     while !fresh.sequence.is_done {
         runner.step(&mut [(&mut fresh, 1000)]);
     }
     assert_eq!(fresh.sequence.tokens, tokens, "prefilled at once or block by block");
     assert!(logits.iter().all(|l| l.is_finite()));
+}
+
+/// Runs a generation of the prompt to its end; returns tokens, confidences and reused positions.
+fn run(runner: &mut Runner, prompt: &[u32]) -> (Vec<u32>, Vec<f32>, usize) {
+    let GenerateRequest { canvas, generate, .. } = request(prompt, 30);
+    let form = Form::of(&runner.model().config);
+    let mut slot = runner.slot(Sequence::generate(prompt, &canvas, form, generate), vec![]).unwrap();
+    while !slot.sequence.is_done {
+        runner.step(&mut [(&mut slot, 24)]);
+    }
+    runner.release(&slot);
+    (slot.sequence.tokens.clone(), slot.sequence.confidences().to_vec(), slot.reused)
+}
+
+#[test]
+fn a_warm_prefix_changes_no_bit_of_the_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path());
+    let weights = Weights::open(folder.path()).unwrap();
+    let model = ModelConfig::read(folder.path()).unwrap();
+    let mut runner = Runner::new(Model::load(model, &weights, Quant::Q8, |_, _| {}).unwrap(), 1 << 24);
+    let short: Vec<u32> = (20..90).collect();
+    let long: Vec<u32> = (20..115).collect();
+    let (tokens, confidences, reused) = run(&mut runner, &short);
+    assert_eq!(reused, 0);
+    let warm = run(&mut runner, &short);
+    assert_eq!(warm, (tokens, confidences, 64), "the two full pages of the prompt are there");
+    let warm = run(&mut runner, &long);
+    assert_eq!(warm.2, 64, "what the prompts have in common");
+    runner.forget(1 << 24);
+    let cold = run(&mut runner, &long);
+    assert_eq!((cold.0, cold.1), (warm.0, warm.1));
+}
+
+#[test]
+fn cancelling_at_any_step_leaks_no_page() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path());
+    let weights = Weights::open(folder.path()).unwrap();
+    let model = ModelConfig::read(folder.path()).unwrap();
+    let form = Form::of(&model);
+    let bytes = 12 * PAGE * KvCache::bytes_per_position(&model);
+    let mut runner = Runner::new(Model::load(model, &weights, Quant::Q8, |_, _| {}).unwrap(), bytes);
+    assert_eq!(runner.available(), 12 * PAGE);
+    for steps in 0..12 {
+        let mut slots = Vec::new();
+        for i in 0..4 {
+            let prompt: Vec<u32> = (20..40 + i * 25).collect();
+            let GenerateRequest { canvas, generate, .. } = request(&prompt, 20);
+            // The last does not fit beside the others, unless they share enough.
+            slots.extend(runner.slot(Sequence::generate(&prompt, &canvas, form, generate), vec![]));
+        }
+        for _ in 0..steps {
+            let mut running: Vec<_> =
+                slots.iter_mut().filter(|slot| !slot.sequence.is_done).map(|slot| (slot, 16)).collect();
+            runner.step(&mut running);
+        }
+        assert!(runner.available() < 12 * PAGE);
+        slots.iter().for_each(|slot| runner.release(slot));
+        assert_eq!(runner.available(), 12 * PAGE, "after {steps} steps");
+    }
 }
 
 #[tokio::test]

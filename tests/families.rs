@@ -32,7 +32,7 @@ fn fixture(family: &str) -> std::path::PathBuf {
 
 fn runner(folder: &Path, quant: Quant) -> Runner {
     let config = ModelConfig::read(folder).unwrap();
-    Runner::new(Model::load(config, &Weights::open(folder).unwrap(), quant, |_, _| {}).unwrap())
+    Runner::new(Model::load(config, &Weights::open(folder).unwrap(), quant, |_, _| {}).unwrap(), 1 << 24)
 }
 
 fn generate(steps: usize) -> Generate {
@@ -41,6 +41,8 @@ fn generate(steps: usize) -> Generate {
         banned: vec![MASK],
         banned_at: vec![],
         stops_at_end: false,
+        sampling: None,
+        min_passes: 0,
     }
 }
 
@@ -48,7 +50,8 @@ fn generate(steps: usize) -> Generate {
 fn denoise(runner: &mut Runner, cache: CacheMode, steps: usize) -> (Vec<u32>, Vec<usize>) {
     let form = Form { block: 4, cache, ..Form::of(&runner.model().config) };
     let prompt: Vec<u32> = (40..49).collect();
-    let mut slot = runner.slot(Sequence::generate(&prompt, &[None; 12], form, generate(steps)), vec![]);
+    let mut slot =
+        runner.slot(Sequence::generate(&prompt, &[None; 12], form, generate(steps)), vec![]).unwrap();
     let mut rows = Vec::new();
     while !slot.sequence.is_done {
         rows.push(runner.step(&mut [(&mut slot, 1)])[0].rows);
@@ -116,7 +119,8 @@ fn a_cache_is_exact_where_nothing_is_around_the_block() {
         let mut runner = runner(&fixture(family), Quant::F32);
         let mut tokens = [CacheMode::Exact, CacheMode::Prefix, CacheMode::Dual].map(|cache| {
             let form = Form { block: 8, cache, ..Form::of(&runner.model().config) };
-            let mut slot = runner.slot(Sequence::generate(&[], &[None; 8], form, generate(4)), vec![]);
+            let sequence = Sequence::generate(&[], &[None; 8], form, generate(4));
+            let mut slot = runner.slot(sequence, vec![]).unwrap();
             while !slot.sequence.is_done {
                 runner.step(&mut [(&mut slot, 8)]);
             }
@@ -246,6 +250,18 @@ fn the_bundled_configuration_is_written_as_it_is_published() {
 }
 
 #[test]
+fn a_clip_takes_effect_where_values_are_beyond_it() {
+    let tokens: Vec<u32> = (10..30).collect();
+    let logits = |limit: Option<f32>| {
+        let folder = tempfile::tempdir().unwrap();
+        copy("lladamoe", folder.path(), |config| config["clip_qkv"] = json!(limit));
+        runner(folder.path(), Quant::F32).logits(&tokens, Sight::Below(20))
+    };
+    assert_eq!(logits(Some(1e6)), logits(None));
+    assert_ne!(logits(Some(0.1)), logits(None));
+}
+
+#[test]
 fn a_missing_bias_is_named() {
     let folder = tempfile::tempdir().unwrap();
     copy("sdar", folder.path(), |config| config["attention_bias"] = true.into());
@@ -281,6 +297,7 @@ async fn every_family_runs_in_the_engine_the_same_alone_and_in_a_batch() {
             canvas: vec![None; 21],
             block_length: Some(8),
             generate: Generate { banned: vec![], ..generate(3) },
+            constraint: None,
         };
         let mut alone = Vec::new();
         for i in 0..4 {

@@ -183,3 +183,106 @@ async fn without_a_model_drafts_fail_visibly_and_the_call_goes_on() {
     assert_eq!(status, StatusCode::NOT_FOUND);
     app.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn calls_are_found_by_what_was_said_in_any_case_and_by_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = common::start(folder.path(), common::config()).await;
+    let key = common::ingest_key(&app).await;
+    let sam = common::cookie(&app, "sam", Role::Supervisor).await;
+    let mut sender = Client::ingest(&app, &key).await;
+    sender.start("c-1").await;
+    sender.say(1, "Mein ÄRGER ist \"groß\"").await;
+    for (text, found) in [("ärger", 1), ("\"GROSS", 0), ("\"groß\"", 1), ("start_ms", 0), ("speaker", 0)] {
+        let mut path: String = "/v1/calls?q=".to_owned();
+        path.extend(text.bytes().map(|byte| format!("%{byte:02X}")));
+        let (status, list) = request(&app, &sam, Method::GET, &path, Value::Null).await;
+        assert_eq!((status, list["calls"].as_array().unwrap().len()), (StatusCode::OK, found), "{text}");
+    }
+    app.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_to_a_card_can_be_changed_and_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = common::start(folder.path(), common::config()).await;
+    app.store().ensure_tenant(common::TENANT).await.unwrap();
+    app.library().seed(common::TENANT).await.unwrap();
+    let key = common::ingest_key(&app).await;
+    let alice = common::cookie(&app, "alice", Role::Agent).await;
+    let mut sender = Client::ingest(&app, &key).await;
+    sender.start("c-1").await;
+    let mut watcher = Client::watch(&app, "/v1/calls/c-1/events", &alice).await;
+    sender.say(1, "what happens to my contract when my father has died, bereavement").await;
+    let (pushed, _) = watcher.until("cards").await;
+    let card = &pushed["cards"][0];
+    let (base, article) = (card["base"].as_str().unwrap(), card["article"].as_str().unwrap());
+    let path = format!("/v1/calls/c-1/cards/{}/feedback", card["id"].as_str().unwrap().replace('#', "%23"));
+    let counted = async || {
+        let heads = app.store().articles(common::TENANT, base, "", "", 1000).await.unwrap();
+        let found = heads.into_iter().find(|head| head.id == article).unwrap();
+        (found.useful, found.wrong)
+    };
+    for (body, expected) in [
+        (json!({"useful": true, "base": base}), (1, 0)),
+        (json!({"useful": true}), (1, 0)),
+        (json!({"useful": false}), (0, 1)),
+        (json!({"useful": null}), (0, 0)),
+    ] {
+        let (status, answer) = request(&app, &alice, Method::POST, &path, body.clone()).await;
+        assert_eq!(status, StatusCode::NO_CONTENT, "{answer}");
+        assert_eq!(counted().await, expected, "{body}");
+    }
+    let (status, _) = request(&app, &alice, Method::POST, &path, json!({})).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "nothing said is no answer");
+    let elsewhere = json!({"useful": true, "base": "nowhere"});
+    let (status, _) = request(&app, &alice, Method::POST, &path, elsewhere).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    app.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_people_type_is_redacted_wherever_it_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = common::start(folder.path(), common::config()).await;
+    let key = common::ingest_key(&app).await;
+    let sam = common::cookie(&app, "sam", Role::Supervisor).await;
+    let mut sender = Client::ingest(&app, &key).await;
+    sender.start("c-1").await;
+    let terms = json!([{"category": "project", "terms": ["bluebird"], "match": "word",
+                        "severity": "info", "action": "redact"}]);
+    let admin = common::cookie(&app, "root", Role::Admin).await;
+    assert_eq!(request(&app, &admin, Method::PUT, "/v1/terms", terms).await.0, StatusCode::OK);
+    let note = json!({"text": "card 4111 1111 1111 1111, and say nothing of bluebird"});
+    assert_eq!(
+        request(&app, &sam, Method::POST, "/v1/calls/c-1/notes", note).await.0,
+        StatusCode::NO_CONTENT
+    );
+    sender.send(json!({"type": "end", "reason": "paid with 4111 1111 1111 1111"})).await;
+    sender.closed().await;
+    let mut watcher = Client::watch(&app, "/v1/calls/c-1/events", &sam).await;
+    let (closed, before) = watcher.until("call_closed").await;
+    let note = before.iter().find(|event| event["type"] == "note").unwrap();
+    assert_eq!(note["text"], "card [payment card], and say nothing of [project]");
+    assert_eq!(closed["reason"], "paid with [payment card]");
+    app.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn routes_know_their_methods() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = common::start(folder.path(), common::config()).await;
+    let client = reqwest::Client::new();
+    for (method, path, expected) in [
+        (Method::HEAD, "/", 200),
+        (Method::HEAD, "/healthz", 200),
+        (Method::POST, "/healthz", 405),
+        (Method::DELETE, "/v1/events", 405),
+        (Method::GET, "/nowhere", 404),
+    ] {
+        let url = format!("http://{}{path}", app.address);
+        let answer = client.request(method.clone(), url).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), expected, "{method} {path}");
+    }
+    app.stop().await.unwrap();
+}

@@ -1,5 +1,6 @@
 // Requests to the server, and its errors as values that a person can read.
 
+import { sentence } from './text.js';
 import { session } from './session.js';
 
 /** An answer that was not a success. */
@@ -23,11 +24,22 @@ export function v1(...pieces) {
  * @param {string} method @param {string} path @param {any} [body] @param {AbortSignal} [signal]
  */
 export async function request(method, path, body, signal) {
+  return (await exchange(method, path, { body, signal })).value;
+}
+
+/**
+ * Sends a request and returns the answer's JSON with its version tag.
+ * @param {string} method @param {string} path
+ * @param {{body?: any, signal?: AbortSignal, ifMatch?: string|null}} [how] `ifMatch` is the version that a change was made to
+ * @returns {Promise<{value: any, etag: string|null}>}
+ */
+export async function exchange(method, path, { body, signal, ifMatch } = {}) {
   const options = { method, signal, headers: { accept: 'application/json' }, credentials: 'same-origin' };
   if (body !== undefined) {
     options.headers['content-type'] = 'application/json';
     options.body = JSON.stringify(body);
   }
+  if (ifMatch) options.headers['if-match'] = ifMatch;
   let answer;
   try {
     answer = await fetch(path, options);
@@ -36,7 +48,7 @@ export async function request(method, path, body, signal) {
     throw new ApiError(0, 'offline', 'The server does not answer. Check that it runs, then try again.', null);
   }
   const text = await answer.text();
-  if (answer.ok) return text ? parse(text) : null;
+  if (answer.ok) return { value: text ? parse(text) : null, etag: answer.headers.get('etag') };
   if (answer.status === 401 && path !== '/v1/session') session.value = null;
   throw errorOf(answer.status, text, answer.headers.get('x-request-id'));
 }
@@ -58,12 +70,6 @@ export function listOf(answer, ...names) {
   if (Array.isArray(answer)) return answer;
   for (const name of names) if (Array.isArray(answer?.[name])) return answer[name];
   return [];
-}
-
-/** Server messages are lower case without a full stop; on a page they are sentences. @param {string} message */
-function sentence(message) {
-  const text = message.charAt(0).toUpperCase() + message.slice(1);
-  return /[.!?…]$/.test(text) ? text : `${text}.`;
 }
 
 function parse(text) {

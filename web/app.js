@@ -17,6 +17,7 @@ import { Knowledge } from './pages/knowledge.js';
 import { SignIn } from './pages/sign_in.js';
 import { Terms } from './pages/terms.js';
 import { Try } from './pages/try.js';
+import { UsedLink, readLink } from './parts/used_link.js';
 import { Users } from './pages/users.js';
 
 const ROUTES = [
@@ -34,7 +35,7 @@ function App() {
   if (session.value === null) return html`<${SignIn} />`;
   for (const [pattern, Page] of ROUTES) {
     const found = path.value.match(pattern);
-    if (found) return html`<${Bar} /><${Guarded} key=${path.value} page=${Page} argument=${found[1] && decodeURIComponent(found[1])} />`;
+    if (found) return html`<${Bar} /><${UsedLink} onLeave=${leave} /><${Guarded} key=${path.value} page=${Page} argument=${found[1] && decodeURIComponent(found[1])} />`;
   }
   return html`<${Bar} /><main id="main" tabindex="-1" class="page"><${Failure} title="There is no such page"
     message=${`Nothing is served at ${path.value}.`}><a class="button" href=${homeOf(session.value)}>Go to your start page</a><//></main>`;
@@ -62,13 +63,14 @@ function Guarded({ page: Page, argument }) {
   return html`<${Page} argument=${argument} />`;
 }
 
+async function leave() {
+  await remove('/v1/session').catch(() => {}); // Signed out already is signed out.
+  session.value = null;
+  go('/', { replace: true });
+}
+
 function Bar() {
   const who = session.value;
-  const leave = async () => {
-    await remove('/v1/session').catch(() => {}); // Signed out already is signed out.
-    session.value = null;
-    go('/', { replace: true });
-  };
   return html`<header class="bar">
     <a class="skip" href="#main">Skip to the content</a>
     <a class="brand" href=${homeOf(who)}><${Mark} />ChatDLM</a>
@@ -86,6 +88,7 @@ function Bar() {
 }
 
 applyTheme();
+readLink();
 startRouter();
 render(html`<${App} />`, document.getElementById('app'));
 try {

@@ -1,11 +1,27 @@
 // Who is signed in. `undefined` while unknown, null when nobody is.
 
-import { signal } from '@preact/signals';
+import { computed, signal } from '@preact/signals';
 
-/** @typedef {{name: string, role: 'agent'|'supervisor'|'admin', tenant: string, demo: boolean}} Session */
+/** @typedef {{model: boolean, emotions: boolean, drafts: boolean}} Assistant what of the assistant works now */
+/** @typedef {{name: string, role: 'agent'|'supervisor'|'admin', tenant: string, demo: boolean, assistant?: Assistant}} Session */
 
 /** @type {import('@preact/signals').Signal<Session|null|undefined>} */
 export const session = signal(undefined);
+
+/** What of the assistant works now; a server that does not say has all of it. */
+export const assistant = computed(() => ({ model: true, emotions: true, drafts: true, ...session.value?.assistant }));
+
+/** Returns why nothing is drafted, or null. @param {Assistant} state */
+export function whyNoDrafts({ model, drafts }) {
+  if (!model) return 'No model is loaded: cards and monitoring go on, emotion and drafts do not.';
+  return drafts ? null : 'Drafts are switched off; cards still come.';
+}
+
+/** Returns why no emotion is read, or null. @param {Assistant} state */
+export function whyNoEmotion({ model, emotions }) {
+  if (!model) return 'No model is loaded: emotion is not read.';
+  return emotions ? null : 'Reading emotion is switched off.';
+}
 
 /** Returns the page a person starts on. @param {Session} who */
 export function homeOf(who) {

@@ -25,6 +25,12 @@ export function capital(name) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
+/** Returns a server's message as a sentence: they are lower case without a full stop. @param {string} message */
+export function sentence(message) {
+  const text = message.charAt(0).toUpperCase() + message.slice(1);
+  return /[.!?…]$/.test(text) ? text : `${text}.`;
+}
+
 /** Returns `12 Nov, 14:05`. @param {string|number|null|undefined} time */
 export function moment(time) {
   if (!time) return '';

@@ -123,7 +123,9 @@ impl Actor {
         let id = state.next_draft_id();
         let request = DraftRequest { turns: state.turns(), cards: self.answers.clone(), instruction };
         let stream = self.parts.drafter.draft(request);
-        self.work.writing = Some(Writing { id: id.clone(), stream, shown: None, original: None });
+        let is_promised = false;
+        self.work.writing =
+            Some(Writing { id: id.clone(), stream, shown: None, original: None, is_promised });
         id
     }
 
@@ -133,20 +135,24 @@ impl Actor {
             return Err(Refusal::NoSuchDraft(rewrite.draft));
         };
         check_spans(&finished.draft.text, &rewrite.spans)?;
+        let written = |texts: &[String]| texts.iter().map(|text| self.observer.written(text)).collect();
+        let (must_include, forbid) = (written(&rewrite.must_include), written(&rewrite.forbid));
+        let instruction = rewrite.instruction.map(|text| self.observer.written(&text));
         self.drop_draft();
-        let context =
-            DraftRequest { turns: finished.turns, cards: finished.cards, instruction: rewrite.instruction };
+        let context = DraftRequest { turns: finished.turns, cards: finished.cards, instruction };
         let stream = self.parts.drafter.edit(EditRequest {
             context,
             text: finished.draft.text.clone(),
+            quotes: finished.draft.quotes.clone(),
             spans: rewrite.spans,
-            must_include: rewrite.must_include,
-            forbid: rewrite.forbid,
+            must_include,
+            forbid,
             max_tokens: rewrite.max_tokens,
         });
         let id = rewrite.draft;
+        let original = Some(finished.draft);
         self.work.writing =
-            Some(Writing { id: id.clone(), stream, shown: None, original: Some(finished.draft) });
+            Some(Writing { id: id.clone(), stream, shown: None, original, is_promised: true });
         Ok(id)
     }
 
@@ -168,7 +174,7 @@ impl Actor {
                 self.settle(Event::Draft(draft(&writing.id, update)));
             }
             Some(update) => self.fail_draft(writing, update),
-            None => self.fail_draft(writing, failure("the engine stopped")),
+            None => self.fail_draft(writing, ending(DraftState::Failed, "the engine stopped")),
         }
     }
 
@@ -184,11 +190,14 @@ impl Actor {
         self.settle(Event::Draft(settled));
     }
 
-    /// Cancels the draft under way; if somebody saw it, it is settled as dropped.
+    /// Cancels the draft under way; if somebody saw it or waits for it, it is settled as dropped.
     pub(super) fn drop_draft(&mut self) {
         let Some(writing) = self.work.writing.take() else { return };
         count(&self.parts.counters.drafts_dropped);
-        let Some(shown) = writing.shown else { return };
+        if writing.shown.is_none() && !writing.is_promised {
+            return;
+        }
+        let shown = writing.shown.unwrap_or_else(|| ending(DraftState::Dropped, "a newer question came"));
         let dropped = match writing.original {
             Some(original) => Draft { state: DraftState::Dropped, ..original },
             None => {
@@ -202,7 +211,11 @@ impl Actor {
         match action {
             Action::Draft { instruction } => {
                 let instruction = instruction.map(|text| self.observer.written(&text));
-                return Ok(Some(self.start_draft(instruction)));
+                let id = self.start_draft(instruction);
+                if let Some(writing) = &mut self.work.writing {
+                    writing.is_promised = true;
+                }
+                return Ok(Some(id));
             }
             Action::Rewrite(rewrite) => return self.start_rewrite(rewrite).map(Some),
             Action::Judge { draft, verdict, text } => {
@@ -253,15 +266,15 @@ fn draft(id: &str, update: DraftUpdate) -> Draft {
     Draft { id: id.to_owned(), text, tentative_text, state, cards, quotes, steps, tokens, error }
 }
 
-fn failure(error: &str) -> DraftUpdate {
+fn ending(state: DraftState, why: &str) -> DraftUpdate {
     DraftUpdate {
         text: String::new(),
         tentative_text: None,
         quotes: Vec::new(),
         cards: Vec::new(),
-        state: DraftState::Failed,
+        state,
         steps: 0,
         tokens: 0,
-        error: Some(error.to_owned()),
+        error: Some(why.to_owned()),
     }
 }

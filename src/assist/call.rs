@@ -342,7 +342,8 @@ impl Actor {
     fn take(&mut self, message: Message) {
         let is_over = self.is_over();
         match message {
-            Message::CloseIfLost if self.feeder.is_none() && self.state.is_some() && !is_over => {
+            // A sender that came back and left again is waited for anew.
+            Message::CloseIfLost if self.feeders == 0 && self.state.is_some() && !is_over => {
                 self.close(INTERRUPTED.to_owned());
             }
             Message::CloseIfLost => {}
@@ -367,6 +368,7 @@ impl Actor {
             Message::End { reason, reply, .. } => {
                 self.drop_draft();
                 let until = Instant::now() + self.parts.config.ending();
+                let reason = self.observer.written(&reason);
                 self.ending = Some(Ending { reason, reply: Some(reply), until });
             }
         }
@@ -395,7 +397,7 @@ impl Actor {
     fn open(&mut self, start: Start) {
         let Start { call, agent, customer, channel, language, started_at, knowledge, metadata } = start;
         let knowledge = knowledge.unwrap_or_default();
-        let customer = customer.map(|name| redact_text(&name));
+        let customer = customer.map(|name| self.observer.written(&redact_text(&name)));
         self.observer.set_channel(channel);
         self.state = Some(CallState::new(CallRecord {
             call,

@@ -21,8 +21,13 @@ pub enum Part {
         /// Whether it is quoted from a card.
         is_quote: bool,
     },
-    /// The model writes this many tokens.
-    Open(usize),
+    /// The model writes here; space around its words is taken off.
+    Open {
+        /// How many tokens.
+        tokens: usize,
+        /// Whether a space parts it from what stands before.
+        is_spaced: bool,
+    },
 }
 
 /// Parts laid out as tokens.
@@ -52,15 +57,18 @@ impl Canvas {
     /// When the tokenizer fails.
     pub fn new(parts: Vec<Part>, tokenizer: &Tokenizer) -> Result<Canvas, TokenizerError> {
         let mut canvas = Canvas { parts: Vec::new(), tokens: Vec::new() };
-        for part in parts {
+        let mut parts = parts.into_iter().peekable();
+        while let Some(part) = parts.next() {
             let start = canvas.tokens.len();
             match &part {
                 Part::Fixed { text, .. } => {
+                    // A word's token holds the space before it, so the model does not see that one.
+                    let is_before_open = matches!(parts.peek(), Some(Part::Open { .. }));
                     let mut ids = Vec::new();
-                    tokenizer.encode(text, &mut ids)?;
+                    tokenizer.encode(if is_before_open { text.trim_end() } else { text }, &mut ids)?;
                     canvas.tokens.extend(ids.into_iter().map(Some));
                 }
-                Part::Open(tokens) => canvas.tokens.resize(start + tokens, None),
+                Part::Open { tokens, .. } => canvas.tokens.resize(start + tokens, None),
             }
             canvas.parts.push((part, start..canvas.tokens.len()));
         }
@@ -69,7 +77,10 @@ impl Canvas {
 
     /// Returns the token ranges that the model writes.
     pub fn open(&self) -> impl Iterator<Item = Range<usize>> {
-        self.parts.iter().filter(|(part, _)| matches!(part, Part::Open(_))).map(|(_, range)| range.clone())
+        self.parts
+            .iter()
+            .filter(|(part, _)| matches!(part, Part::Open { .. }))
+            .map(|(_, range)| range.clone())
     }
 
     /// Returns the text of `ids`, the canvas as the engine gave it, of which the first `settled` are final.
@@ -86,12 +97,18 @@ impl Canvas {
         let mut rendered = Rendered::default();
         let mut chars = 0;
         for (part, range) in &self.parts {
-            let piece = match part {
+            let mut piece = match part {
+                // The very first character of a draft is the space before its first word.
+                Part::Fixed { text, .. } if chars == 0 => text.trim_start().to_owned(),
                 Part::Fixed { text, .. } => text.clone(),
-                Part::Open(_) => written(ids.get(range.clone()).unwrap_or(&[]), tokenizer, mask, end),
+                Part::Open { .. } => {
+                    let ids = ids.get(range.clone()).unwrap_or(&[]);
+                    written(ids, tokenizer, mask, end).trim().to_owned()
+                }
             };
-            // The very first character of a draft is the space before its first word.
-            let piece = if chars == 0 { piece.trim_start().to_owned() } else { piece };
+            if matches!(part, Part::Open { is_spaced: true, .. }) && chars > 0 && !piece.is_empty() {
+                piece.insert(0, ' ');
+            }
             let length = piece.chars().count();
             if let Part::Fixed { is_quote: true, text } = part {
                 let margin = text.chars().take_while(|c| c.is_whitespace()).count().min(length);
@@ -136,11 +153,12 @@ mod tests {
     fn fixed_parts_come_out_verbatim_and_masks_are_shown() {
         let tokenizer = tokenizer();
         let quote = " “Ünïcode” – stays 25 €.".to_owned();
-        let parts = vec![Part::Open(2), Part::Fixed { text: quote, is_quote: true }, Part::Open(3)];
+        let open = |tokens| Part::Open { tokens, is_spaced: true };
+        let parts = vec![open(2), Part::Fixed { text: quote, is_quote: true }, open(3)];
         let canvas = Canvas::new(parts, &tokenizer).expect("lays out");
         let mut ids: Vec<u32> = canvas.tokens.iter().map(|t| t.unwrap_or(0)).collect();
         let before = canvas.render(&ids, 0, &tokenizer, 0, 1);
-        assert_eq!(before.tentative, "░░ “Ünïcode” – stays 25 €.░░░");
+        assert_eq!(before.tentative, "░░ “Ünïcode” – stays 25 €. ░░░");
         assert_eq!(before.quotes, [(3, 26)]);
         let mut hello = Vec::new();
         tokenizer.encode(" it", &mut hello).expect("encodes");

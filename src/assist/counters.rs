@@ -23,6 +23,18 @@ impl Histogram {
         self.buckets[bucket].fetch_add(1, Relaxed);
         self.sum_us.fetch_add(duration.as_micros() as u64, Relaxed);
     }
+
+    /// Returns the bound below which this share of all durations lies; `None` before the first.
+    pub fn quantile_ms(&self, share: f64) -> Option<u64> {
+        let counts: Vec<u64> = self.buckets.iter().map(|bucket| bucket.load(Relaxed)).collect();
+        let wanted = (counts.iter().sum::<u64>() as f64 * share).ceil() as u64;
+        let mut sum = 0;
+        let bucket = counts.iter().position(|count| {
+            sum += count;
+            sum >= wanted && sum > 0
+        })?;
+        Some(BOUNDS_MS[bucket.min(BOUNDS_MS.len() - 1)])
+    }
 }
 
 /// Counts since the start of the process.

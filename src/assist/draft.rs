@@ -22,7 +22,7 @@ pub struct DraftRequest {
     pub turns: Vec<Turn>,
     /// The cards that answer the last turn, best first; may be empty.
     pub cards: Vec<Card>,
-    /// What the agent wants of it; it moves the choice of what is quoted.
+    /// What the agent wants of it: it moves what is quoted, and stands in the prompt.
     pub instruction: Option<String>,
 }
 
@@ -33,6 +33,8 @@ pub struct EditRequest {
     pub context: DraftRequest,
     /// The draft's text.
     pub text: String,
+    /// Its stretches quoted from cards, in Unicode scalar values.
+    pub quotes: Vec<(usize, usize)>,
     /// The stretches that may change: `[start, end)` in Unicode scalar values, ascending, apart.
     pub spans: Vec<(usize, usize)>,
     /// Texts that must stand in the result.

@@ -170,19 +170,42 @@ impl Library {
             changing: Arc::default(),
             progress: Arc::new(watch::Sender::new(0)),
         };
-        for active in library.store.active_versions().await? {
+        library.open_active().await?;
+        // The task ends when the last clone of the library, and with it the queue, is gone.
+        tokio::spawn(import_all(library.without_queue(), jobs));
+        Ok(library)
+    }
+
+    /// Opens what is active, to search it: nothing is cleaned up and nothing can be imported, so a
+    /// server may use the same folder.
+    ///
+    /// # Errors
+    /// When the store fails or an index cannot be built.
+    pub async fn view(store: Store, data_dir: &Path) -> Result<Knowledge, LibraryError> {
+        let (queue, _) = mpsc::channel(1);
+        let library = Library {
+            knowledge: Knowledge::new(&data_dir.join("index")),
+            store,
+            uploads: Arc::default(),
+            queue,
+            changing: Arc::default(),
+            progress: Arc::new(watch::Sender::new(0)),
+        };
+        library.open_active().await?;
+        Ok(library.knowledge)
+    }
+
+    async fn open_active(&self) -> Result<(), LibraryError> {
+        for active in self.store.active_versions().await? {
             let edition = Edition {
                 tenant: active.tenant,
                 base: active.base,
                 version: active.version,
                 digest: active.digest,
             };
-            let index = library.prepare(edition).await?;
-            library.knowledge.activate(index);
+            self.knowledge.activate(self.prepare(edition).await?);
         }
-        // The task ends when the last clone of the library, and with it the queue, is gone.
-        tokio::spawn(import_all(library.without_queue(), jobs));
-        Ok(library)
+        Ok(())
     }
 
     /// Returns the handle to search with.
@@ -327,7 +350,9 @@ impl Library {
         };
         let index = self.prepare(edition).await?;
         let passages = index.passage_count() as u64;
-        self.store.activate_version(tenant, base, version.version, passages).await?;
+        if !self.store.activate_version(tenant, base, version.version, passages).await? {
+            return Err(LibraryError::NoVersion { base: base.to_owned(), version: version.version });
+        }
         self.knowledge.activate(index);
         if let Err(error) = self.knowledge.sweep(tenant, base) {
             warn!(tenant, base, %error, "older indexes are not removed");

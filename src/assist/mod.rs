@@ -16,6 +16,7 @@ pub mod intake;
 pub mod library;
 mod observe;
 mod quote;
+mod rewrite;
 mod state;
 pub mod terms;
 mod work;
@@ -37,6 +38,7 @@ use crate::assist::counters::Counters;
 use crate::assist::draft::Drafter;
 use crate::assist::terms::Terms;
 use crate::bus::Bus;
+use crate::engine::handle::Engine;
 use crate::knowledge::Knowledge;
 use crate::monitor::emotion::EmotionReader;
 use crate::store::Store;
@@ -88,6 +90,8 @@ pub struct Parts {
     pub drafter: Drafter,
     /// Reads emotions; `None` without a model.
     pub emotions: Option<EmotionReader>,
+    /// The engine behind both, to see what it does.
+    pub engine: Option<Engine>,
     /// What is counted.
     pub counters: Arc<Counters>,
     /// How calls behave.

@@ -98,7 +98,8 @@ impl Observer {
 
     /// Returns what somebody wrote in the call as it may be stored and shown.
     pub fn written(&self, text: &str) -> String {
-        self.redactor.redact_written(text).text
+        let (redacted, _) = self.terms.load().apply(self.redactor.redact_written(text));
+        redacted.text
     }
 
     /// Returns the events of an emotion reading of the customer.

@@ -9,6 +9,7 @@ use crate::event::Draft;
 use crate::event::DraftState;
 use crate::event::Envelope;
 use crate::event::Event;
+use crate::event::Verdict;
 use crate::knowledge::CardDeck;
 use crate::prompt::Turn;
 use crate::store::calls::CallRecord;
@@ -26,6 +27,8 @@ pub(super) struct FinishedDraft {
     pub draft: Draft,
     pub turns: Vec<Turn>,
     pub cards: Vec<Card>,
+    /// Whether an agent used it.
+    pub is_used: bool,
 }
 
 /// What a call is, as far as its log tells.
@@ -45,6 +48,8 @@ pub(super) struct CallState {
     pub drafts: VecDeque<FinishedDraft>,
     /// The highest number in a draft's id.
     pub last_draft: u64,
+    /// The highest number of a draft that was finished.
+    last_finished: u64,
 }
 
 impl CallState {
@@ -58,6 +63,7 @@ impl CallState {
             deck: CardDeck::default(),
             drafts: VecDeque::new(),
             last_draft: 0,
+            last_finished: 0,
         }
     }
 
@@ -84,6 +90,13 @@ impl CallState {
                 }
                 if draft.state == DraftState::Done {
                     self.keep_draft(draft);
+                }
+            }
+            Event::DraftJudged { id, verdict: Verdict::Accepted | Verdict::Edited, .. } => {
+                if let Some(judged) = self.drafts.iter_mut().find(|finished| finished.draft.id == *id)
+                    && !std::mem::replace(&mut judged.is_used, true)
+                {
+                    self.record.counts.drafts_used += 1;
                 }
             }
             _ => {}
@@ -116,13 +129,18 @@ impl CallState {
 
     /// Keeps a draft; a rewritten one replaces its older form and keeps what it was written from.
     fn keep_draft(&mut self, draft: &Draft) {
+        let number = draft_number(&draft.id).unwrap_or(0);
+        if number > self.last_finished {
+            self.last_finished = number;
+            self.record.counts.drafts += 1;
+        }
         if let Some(known) = self.drafts.iter_mut().find(|finished| finished.draft.id == draft.id) {
             known.draft = draft.clone();
             return;
         }
         let is_used = |card: &&Card| draft.cards.contains(&card.id);
         let cards = self.cards.iter().filter(is_used).cloned().collect();
-        let finished = FinishedDraft { draft: draft.clone(), turns: self.turns(), cards };
+        let finished = FinishedDraft { draft: draft.clone(), turns: self.turns(), cards, is_used: false };
         push_bounded(&mut self.drafts, finished, DRAFTS_KEPT);
     }
 }

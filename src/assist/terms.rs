@@ -31,6 +31,9 @@ pub enum TermsError {
     /// The lists are wrong.
     #[error(transparent)]
     Lists(#[from] TermError),
+    /// Somebody else put lists meanwhile.
+    #[error("the lists were changed by somebody else: version {0} is the newest")]
+    Changed(i64),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] UserError),
@@ -90,11 +93,19 @@ impl Terms {
     /// next segment on. Returns their version.
     ///
     /// # Errors
-    /// When a list is wrong (nothing changes then) or the store fails.
-    pub async fn put(&self, tenant: &str, lists: Vec<TermList>) -> Result<i64, TermsError> {
+    /// When a list is wrong, `expected` is not the newest version (nothing changes then) or the store fails.
+    pub async fn put(
+        &self,
+        tenant: &str,
+        lists: Vec<TermList>,
+        expected: Option<i64>,
+    ) -> Result<i64, TermsError> {
         let json = serde_json::to_string(&lists).map_err(TermError::from)?;
         let lists = spawn_blocking(move || TermLists::compile(lists)).await??;
-        let version = self.store.put_terms(tenant, &json).await?;
+        let Some(version) = self.store.put_terms(tenant, &json, expected).await? else {
+            let newest = self.store.terms(tenant).await?.map_or(SEED_VERSION, |stored| stored.version);
+            return Err(TermsError::Changed(newest));
+        };
         self.publish(tenant, version, lists);
         info!(tenant, version, "terms put");
         Ok(version)

@@ -43,6 +43,8 @@ pub(super) struct Writing {
     pub shown: Option<DraftUpdate>,
     /// The finished draft that is being rewritten.
     pub original: Option<Draft>,
+    /// Whether somebody asked for it by name and waits for what becomes of it.
+    pub is_promised: bool,
 }
 
 /// Something under way went on.

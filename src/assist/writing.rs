@@ -15,6 +15,7 @@ use crate::assist::draft::DraftUpdate;
 use crate::assist::draft::EditRequest;
 use crate::assist::ground::Sources;
 use crate::assist::quote;
+use crate::assist::rewrite::Rewrite;
 use crate::engine::config::Drafting;
 use crate::engine::handle::Engine;
 use crate::engine::handle::EngineError;
@@ -29,6 +30,8 @@ use crate::event::Speaker;
 use crate::prompt;
 use crate::prompt::Control;
 
+/// What the agent wants of a draft stands among the cards, under this title.
+const INSTRUCTION_TITLE: &str = "Instruction";
 /// Tokens that the model writes before the first quote.
 const LEAD_TOKENS: usize = 9;
 /// Tokens that the model may write after the last quote.
@@ -106,16 +109,17 @@ impl Writer {
             Drafting::Quote => quote::quotes(&request.cards, &question),
             Drafting::Free => Vec::new(),
         };
+        let open = |tokens| Part::Open { tokens, is_spaced: true };
         let mut parts = Vec::new();
         if quotes.is_empty() {
             let rests_on_cards = self.drafting == Drafting::Free && !request.cards.is_empty();
-            parts.push(Part::Open(if rests_on_cards { FREE_TOKENS } else { PLAIN_TOKENS }));
+            parts.push(open(if rests_on_cards { FREE_TOKENS } else { PLAIN_TOKENS }));
         } else {
-            parts.push(Part::Open(LEAD_TOKENS));
+            parts.push(open(LEAD_TOKENS));
             for quote in &quotes {
                 parts.push(Part::Fixed { text: format!(" {}", quote.text), is_quote: true });
             }
-            parts.push(Part::Open(CLOSE_TOKENS));
+            parts.push(open(CLOSE_TOKENS));
         }
         let mut cards: Vec<String> = quotes.iter().map(|q| q.card.clone()).collect();
         cards.dedup();
@@ -124,52 +128,9 @@ impl Writer {
 
     /// Starts a rewrite of some spans.
     pub fn edit(self: &Arc<Self>, request: &EditRequest) -> Result<Writing, DraftError> {
-        let tokenizer = self.engine.tokenizer();
-        let chars: Vec<char> = request.text.chars().collect();
-        let mut parts = Vec::new();
-        let mut banned_at = Vec::new();
-        let (mut from, mut tokens) = (0, 0);
-        let fixed =
-            |from: usize, to: usize| Part::Fixed { text: chars[from..to].iter().collect(), is_quote: false };
-        let count = |part: &Part| -> Result<usize, TokenizerError> {
-            let Part::Fixed { text, .. } = part else { return Ok(0) };
-            let mut ids = Vec::new();
-            tokenizer.encode(text, &mut ids)?;
-            Ok(ids.len())
-        };
-        for (i, (start, end)) in request.spans.iter().enumerate() {
-            let (mut start, end) = (*start, *end);
-            // A word's token holds the space before it, so that space is written anew too.
-            if start > from && chars[start - 1] == ' ' {
-                start -= 1;
-            }
-            if start > from {
-                let part = fixed(from, start);
-                tokens += count(&part)?;
-                parts.push(part);
-            }
-            let old: String = chars[start..end].iter().collect();
-            let mut ids = Vec::new();
-            tokenizer.encode(&old, &mut ids)?;
-            let length = ids.len().clamp(1, request.max_tokens.unwrap_or(usize::MAX).max(1));
-            // Other words than before, at least the first.
-            banned_at.extend(ids.first().map(|id| (tokens, *id)));
-            parts.push(Part::Open(length));
-            tokens += length;
-            if i == 0 {
-                for text in request.must_include.iter().filter(|t| !request.text.contains(t.as_str())) {
-                    let part = Part::Fixed { text: format!(" {}", text.trim()), is_quote: false };
-                    tokens += count(&part)?;
-                    parts.push(part);
-                }
-            }
-            from = end;
-        }
-        if from < chars.len() {
-            parts.push(fixed(from, chars.len()));
-        }
+        let rewrite = Rewrite::new(request, self.engine.tokenizer())?;
         let cards = request.context.cards.iter().map(|c| c.id.clone()).collect();
-        let mut writing = Writing::start(self, &request.context, parts, cards, banned_at, false)?;
+        let mut writing = Writing::start(self, &request.context, rewrite.parts, cards, rewrite.old, false)?;
         writing.forbidden =
             request.forbid.iter().map(|f| f.to_lowercase()).filter(|f| !f.is_empty()).collect();
         Ok(writing)
@@ -207,22 +168,26 @@ impl Writing {
         request: &DraftRequest,
         parts: Vec<Part>,
         cards: Vec<String>,
-        banned_at: Vec<(usize, u32)>,
+        banned_first: Vec<Vec<u32>>,
         is_whole_draft: bool,
     ) -> Result<Writing, DraftError> {
         let tokenizer = writer.engine.tokenizer();
-        let passages: Vec<(&str, &str)> =
-            request.cards.iter().map(|c| (c.title.as_str(), c.passage.as_str())).collect();
+        let wish = request.instruction.as_deref().map(|wish| (INSTRUCTION_TITLE, wish));
+        let passages = request.cards.iter().map(|c| (c.title.as_str(), c.passage.as_str()));
+        let passages: Vec<(&str, &str)> = passages.chain(wish).collect();
         let prompt = prompt::encode(&prompt::reply(&passages, &request.turns), tokenizer)?;
         let canvas = Canvas::new(parts, tokenizer)?;
         let fixed = canvas.parts.iter().filter_map(|(part, _)| match part {
             Part::Fixed { text, .. } => Some(text.as_str()),
-            Part::Open(_) => None,
+            Part::Open { .. } => None,
         });
         let said = request.turns.iter().map(|t| t.text.as_str());
         let known = passages.iter().flat_map(|(title, passage)| [*title, *passage]);
         let sources = Sources::new(said.chain(known).chain(fixed));
         let tokens = canvas.tokens.clone();
+        let firsts = canvas.open().map(|range| range.start).zip(&banned_first);
+        let banned_at: Vec<(usize, u32)> =
+            firsts.flat_map(|(at, ids)| ids.iter().map(move |id| (at, *id))).collect();
         let generation = generate(writer, &prompt, &canvas, tokens, &banned_at, is_whole_draft)?;
         Ok(Writing {
             writer: Arc::clone(writer),
@@ -374,8 +339,20 @@ fn generate(
     for i in tokens.len()..whole {
         tokens.push(Some(if i == canvas.tokens.len() && !may_still_end { writer.end } else { writer.pad }));
     }
-    let generate =
-        Generate { rule: RULE, banned: writer.banned.clone(), banned_at: banned, stops_at_end: may_end };
-    let request = GenerateRequest { prompt: prompt.to_vec(), canvas: tokens, block_length: None, generate };
+    let generate = Generate {
+        rule: RULE,
+        banned: writer.banned.clone(),
+        banned_at: banned,
+        stops_at_end: may_end,
+        sampling: None,
+        min_passes: 0,
+    };
+    let request = GenerateRequest {
+        prompt: prompt.to_vec(),
+        canvas: tokens,
+        block_length: None,
+        generate,
+        constraint: None,
+    };
     Ok(writer.engine.generate(request)?)
 }

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::app::App;
+use crate::command::Place;
 use crate::command::replay::call::Call;
 use crate::command::replay::figures::Figures;
 use crate::command::replay::script::Script;
@@ -84,7 +85,12 @@ pub struct Args {
 /// # Errors
 /// One line that names what is wrong and what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    tokio::runtime::Runtime::new().context("cannot start the runtime")?.block_on(demo(args))
+    let place = Place { data_dir: args.data_dir.clone(), config: None };
+    let _lock = place.lock()?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let outcome = runtime.block_on(demo(args));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
 }
 
 async fn demo(args: Args) -> anyhow::Result<()> {

@@ -10,7 +10,9 @@ use anyhow::ensure;
 use crate::assist::library::Library;
 use crate::assist::library::article;
 use crate::command::Place;
+use crate::config::Config;
 use crate::event::Speaker;
+use crate::knowledge::Knowledge;
 use crate::knowledge::Question;
 use crate::knowledge::article::is_id;
 use crate::prompt::Turn;
@@ -19,15 +21,14 @@ use crate::store::imports::ImportState;
 
 /// Imports, searches and exports knowledge bases.
 ///
-/// Stop a server on the same data directory before importing: it looks for new versions only when
-/// it starts.
+/// A running server holds its data directory: upload through its page or API while it runs.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     place: Place,
-    /// The tenant whose knowledge it is.
-    #[arg(long, default_value = "main", global = true)]
-    tenant: String,
+    /// The tenant whose knowledge it is; the configured one when missing.
+    #[arg(long, global = true)]
+    tenant: Option<String>,
     #[command(subcommand)]
     action: Action,
 }
@@ -68,16 +69,25 @@ enum Action {
 /// # Errors
 /// One line that names what is wrong and what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    let tenant = match args.tenant {
+        Some(tenant) => tenant,
+        None => Config::load(args.place.config.as_deref())?.auth.tenant,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         let data_dir = &args.place.data_dir;
         fs::create_dir_all(data_dir).with_context(|| format!("cannot create {}", data_dir.display()))?;
         let store = Store::open(&data_dir.join("chatdlm.sqlite")).await?;
-        let library = Library::open(store.clone(), data_dir).await?;
         match args.action {
-            Action::Import { base, files } => import(&store, &library, &args.tenant, &base, &files).await,
-            Action::Search { text, base, json } => search(&library, &args.tenant, text, base, json),
-            Action::Export { base, out } => export(&store, &args.tenant, &base, &out).await,
+            Action::Import { base, files } => {
+                let _lock = args.place.lock()?;
+                let library = Library::open(store.clone(), data_dir).await?;
+                import(&store, &library, &tenant, &base, &files).await
+            }
+            Action::Search { text, base, json } => {
+                search(&Library::view(store, data_dir).await?, &tenant, text, base, json)
+            }
+            Action::Export { base, out } => export(&store, &tenant, &base, &out).await,
         }
     })
 }
@@ -124,7 +134,7 @@ async fn import(
 }
 
 fn search(
-    library: &Library,
+    knowledge: &Knowledge,
     tenant: &str,
     text: String,
     base: Option<String>,
@@ -132,7 +142,7 @@ fn search(
 ) -> anyhow::Result<()> {
     let turns = vec![Turn { speaker: Speaker::Customer, text }];
     let question = Question { turns, bases: base.into_iter().collect(), limit: 5 };
-    let found = library.knowledge().find(tenant, &question)?;
+    let found = knowledge.find(tenant, &question)?;
     if json {
         println!("{}", serde_json::to_string(&found)?);
         return Ok(());

@@ -1,16 +1,24 @@
 //! One file for each subcommand: its arguments and what it does.
 
 mod bench;
+mod chat;
 mod demo;
 mod eval;
+mod generate;
+mod infill;
 mod key;
 mod knowledge;
 mod replay;
+mod screen;
 mod serve;
 mod train;
 mod user;
 
+use std::fs::File;
+use std::fs::TryLockError;
 use std::path::PathBuf;
+
+use anyhow::Context;
 
 /// What `chatdlm` can do.
 #[derive(Debug, clap::Subcommand)]
@@ -21,6 +29,12 @@ pub enum Command {
     Demo(demo::Args),
     /// Streams recorded calls into a server; with --calls it is the load generator.
     Replay(replay::Args),
+    /// Talks with the model in the terminal.
+    Chat(chat::Args),
+    /// Goes on with a text.
+    Generate(generate::Args),
+    /// Fills the holes of a text; nothing else of it changes.
+    Infill(infill::Args),
     /// Trains a model from scratch or goes on from a checkpoint.
     Train(train::Args),
     /// Measures the engine.
@@ -48,6 +62,28 @@ pub struct Place {
 }
 
 impl Place {
+    /// Makes the data directory and keeps other servers and imports off it while the file is open.
+    ///
+    /// # Errors
+    /// When somebody else has it, or it cannot be made.
+    pub fn lock(&self) -> anyhow::Result<File> {
+        let folder = &self.data_dir;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create the data directory {}", folder.display()))?;
+        let path = folder.join("lock");
+        let lock = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(lock),
+            Err(TryLockError::WouldBlock) => anyhow::bail!(
+                "{} is in use by another chatdlm: stop it first, or give another --data-dir",
+                folder.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
+        }
+    }
+
     /// Returns the path of the database file.
     pub fn database(&self) -> PathBuf {
         self.data_dir.join(crate::app::DATABASE)
@@ -63,6 +99,9 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Chat(args) => chat::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Infill(args) => infill::run(args),
         Command::Train(args) => train::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),

@@ -27,7 +27,12 @@ pub struct Args {
 /// One line that names what is wrong and what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let config = Config::load(args.place.config.as_deref())?;
-    tokio::runtime::Runtime::new().context("cannot start the runtime")?.block_on(serve(config, &args.place))
+    let _lock = args.place.lock()?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let outcome = runtime.block_on(serve(config, &args.place));
+    // An index that is being built is given up: it is built again at the next start.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
 }
 
 async fn serve(config: Config, place: &Place) -> anyhow::Result<()> {

@@ -154,8 +154,8 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// How many positions before its own a token's logits are: 0, or 1 where they are shifted.
     pub logits_shift: usize,
-    /// The block length to denoise with when a request names none.
-    pub default_block_length: usize,
+    /// See [`ModelConfig::block_length`].
+    pub(super) default_block_length: usize,
     /// The id that stands for "not denoised yet".
     pub mask_token_id: u32,
     /// The id that ends a text.
@@ -325,19 +325,15 @@ pub struct RopeParameters {
 }
 
 /// The rotation as a published file states it, in the old form and the new.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct Rotation {
     /// Base of the rotary frequencies.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_theta: Option<f32>,
     /// Share of each head that is rotated.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partial_rotary_factor: Option<f32>,
     /// How positions are stretched.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_scaling: Option<serde_json::Value>,
     /// The new form.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_parameters: Option<RopeParameters>,
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::SyncSender;
 use std::sync::mpsc::TrySendError;
 use std::sync::mpsc::sync_channel;
@@ -12,6 +13,9 @@ use tokio::sync::watch;
 
 use crate::engine::config::ConfigError;
 use crate::engine::config::ModelConfig;
+use crate::engine::constraint::ConstraintError;
+use crate::engine::constraint::tokens::Automaton;
+use crate::engine::load::Load;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::transformer::Model;
 use crate::engine::runner::Runner;
@@ -42,6 +46,8 @@ pub struct EngineConfig {
     pub max_waiting: usize,
     /// The longest sequence, prompt and canvas, in tokens.
     pub max_tokens: usize,
+    /// The most memory for keys and values, in MiB; what is unused keeps prefixes for later.
+    pub kv_cache_mib: usize,
     /// What passes keep where attention is full; block-causal models are always exact.
     pub cache: CacheMode,
 }
@@ -55,6 +61,7 @@ impl Default for EngineConfig {
             max_running: 64,
             max_waiting: 256,
             max_tokens: 8192,
+            kv_cache_mib: 256,
             cache: CacheMode::Exact,
         }
     }
@@ -97,6 +104,9 @@ pub enum EngineError {
         /// How many tokens there are.
         tokens: usize,
     },
+    /// The structure cannot be enforced on this canvas.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// A token id is outside the vocabulary.
     #[error("token id {0} is outside the vocabulary")]
     Token(u32),
@@ -113,6 +123,8 @@ pub struct GenerateRequest {
     pub block_length: Option<usize>,
     /// How.
     pub generate: Generate,
+    /// What the canvas must become, if anything: [`Constraint::compile`](crate::engine::constraint::Constraint::compile).
+    pub constraint: Option<Arc<Automaton>>,
 }
 
 /// A generation as it stands.
@@ -130,6 +142,8 @@ pub struct Snapshot {
     pub blocks: u32,
     /// Tokens unmasked so far.
     pub unmasked: u32,
+    /// How many positions of the prompt another sequence had computed already.
+    pub reused: usize,
     /// Whether it is complete.
     pub is_done: bool,
 }
@@ -170,6 +184,9 @@ struct Shared {
     jobs: SyncSender<Job>,
     config: EngineConfig,
     model: ModelConfig,
+    load: Arc<Load>,
+    /// Positions that the cache has room for.
+    capacity: usize,
     tokenizer: Tokenizer,
     folder: PathBuf,
     weight_bytes: usize,
@@ -191,10 +208,14 @@ impl Engine {
         let weight_bytes = model.bytes();
         // A job more is refused, never queued without bound.
         let (jobs, receiver) = sync_channel(config.max_waiting.max(1));
-        worker::spawn(Runner::new(model), receiver, config.clone())
+        let load = Arc::new(Load::default());
+        let runner = Runner::new(model, config.kv_cache_mib << 20);
+        let capacity = runner.capacity();
+        worker::spawn(runner, receiver, config.clone(), Arc::clone(&load))
             .map_err(|error| EngineError::Threads(error.to_string()))?;
         let folder = folder.to_owned();
-        let shared = Shared { jobs, config, model: model_config, tokenizer, folder, weight_bytes };
+        let shared =
+            Shared { jobs, config, model: model_config, load, capacity, tokenizer, folder, weight_bytes };
         Ok(Engine { shared: Arc::new(shared) })
     }
 
@@ -218,6 +239,11 @@ impl Engine {
         &self.shared.folder
     }
 
+    /// Returns what the engine has to do and has done.
+    pub fn load(&self) -> &Load {
+        &self.shared.load
+    }
+
     /// Returns how many bytes the weights take in memory.
     pub fn weight_bytes(&self) -> usize {
         self.shared.weight_bytes
@@ -230,13 +256,16 @@ impl Engine {
     pub fn generate(&self, request: GenerateRequest) -> Result<Generation, EngineError> {
         let model = &self.shared.model;
         let given = request.prompt.iter().chain(request.canvas.iter().flatten());
-        self.check(request.prompt.len() + request.canvas.len(), given)?;
         let block = request.block_length.unwrap_or_else(|| model.block_length()).max(1);
+        self.check(request.prompt.len() + request.canvas.len(), block, given)?;
         let form = Form { block, cache: self.shared.config.cache, ..Form::of(model) };
         let mut generate = request.generate;
         // A mask that settles as a mask would never be done.
         generate.banned.push(model.mask_token_id);
-        let sequence = Sequence::generate(&request.prompt, &request.canvas, form, generate);
+        let mut sequence = Sequence::generate(&request.prompt, &request.canvas, form, generate);
+        if let Some(constraint) = &request.constraint {
+            sequence.enforce(constraint, model.vocab_size)?;
+        }
         let (sender, receiver) = watch::channel(Snapshot::default());
         self.send(Job::Generate(sequence, sender))?;
         Ok(Generation { receiver, is_over: false })
@@ -256,7 +285,7 @@ impl Engine {
         labels: Vec<u32>,
     ) -> Result<Vec<f32>, EngineError> {
         let model = &self.shared.model;
-        self.check(tokens.len(), tokens.iter().chain(&labels))?;
+        self.check(tokens.len(), model.block_length(), tokens.iter().chain(&labels))?;
         if position >= tokens.len() {
             return Err(EngineError::Position { position, tokens: tokens.len() });
         }
@@ -266,8 +295,15 @@ impl Engine {
         receiver.await.map_err(|_| EngineError::Stopped)
     }
 
-    fn check<'a>(&self, tokens: usize, ids: impl Iterator<Item = &'a u32>) -> Result<(), EngineError> {
+    fn check<'a>(
+        &self,
+        tokens: usize,
+        block: usize,
+        ids: impl Iterator<Item = &'a u32>,
+    ) -> Result<(), EngineError> {
         let limit = self.shared.config.max_tokens.min(self.shared.model.max_position_embeddings);
+        // Sequences are laid out in whole blocks.
+        let limit = limit.min(self.shared.capacity.saturating_sub(block - 1));
         if tokens == 0 || tokens > limit {
             return Err(EngineError::TooLong { tokens, limit });
         }
@@ -278,9 +314,14 @@ impl Engine {
     }
 
     fn send(&self, job: Job) -> Result<(), EngineError> {
-        self.shared.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => EngineError::Overloaded(self.shared.config.max_waiting),
-            TrySendError::Disconnected(_) => EngineError::Stopped,
+        // Counted before it is sent: the thread may take it at once.
+        self.shared.load.waiting.fetch_add(1, Relaxed);
+        self.shared.jobs.try_send(job).map_err(|error| {
+            self.shared.load.waiting.fetch_sub(1, Relaxed);
+            match error {
+                TrySendError::Full(_) => EngineError::Overloaded(self.shared.config.max_waiting),
+                TrySendError::Disconnected(_) => EngineError::Stopped,
+            }
         })
     }
 }

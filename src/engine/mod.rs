@@ -1,20 +1,25 @@
 //! The block-diffusion language model engine: readable alone, it knows token ids and text only.
 //!
-//! In reading order: [`config`] (a checkpoint's shapes), [`tokenizer`], [`sequence`] (tokens on
-//! their way), [`sampler`] (what settles), [`constraint`] (what may), [`scheduler`] (who runs), [`runner`] (one step),
-//! [`worker`] (the thread) and [`handle`] (what callers hold). Below them [`model`] (the forward
-//! pass), [`kv_cache`], [`weights`] and [`ops`] (arithmetic); beside them [`train`].
+//! In reading order: [`config`] (a checkpoint's shapes), [`tokenizer`] and [`template`] (a
+//! conversation as ids), [`sequence`] (tokens on their way), [`sampler`] (what settles), [`sampling`]
+//! (chance), [`constraint`] (what may stand), [`scheduler`] (who runs), [`runner`] (one step), [`worker`] (the thread) and [`handle`]
+//! (what callers hold), with [`load`]. Below them [`model`] (the forward pass), [`kv_cache`] with its
+//! [`pages`], [`weights`] and [`ops`] (arithmetic); beside them [`train`].
 
 pub mod config;
 pub mod constraint;
 pub mod handle;
 pub mod kv_cache;
+pub mod load;
 pub mod model;
 pub mod ops;
+pub mod pages;
 pub mod runner;
 pub mod sampler;
+pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
+pub mod template;
 pub mod tokenizer;
 pub mod train;
 pub mod weights;

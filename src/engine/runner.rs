@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::engine::config::Attention;
 use crate::engine::kv_cache::KvCache;
+use crate::engine::kv_cache::PAGE;
 use crate::engine::model::transformer::Chunk;
 use crate::engine::model::transformer::Model;
 use crate::engine::model::transformer::Sight;
@@ -11,6 +12,8 @@ use crate::engine::model::transformer::Workspace;
 use crate::engine::ops::softmax::entropy;
 use crate::engine::ops::softmax::largest;
 use crate::engine::ops::softmax::sum_of_exponentials;
+use crate::engine::pages::Before;
+use crate::engine::pages::PageId;
 use crate::engine::sampler::Candidate;
 use crate::engine::sequence::Change;
 use crate::engine::sequence::Purpose;
@@ -24,8 +27,12 @@ const HEAD_ROWS: usize = 8;
 pub struct Slot {
     /// The tokens.
     pub sequence: Sequence,
-    /// Keys and values.
-    pub cache: KvCache,
+    /// The pages of its keys and values.
+    table: Vec<PageId>,
+    /// How many of them, from the first, are in the index of prefixes.
+    entered: usize,
+    /// How many positions it began with because another sequence had computed them.
+    pub reused: usize,
     /// Tokens whose probabilities are wanted at a scored position, and the answer.
     pub labels: Vec<u32>,
     /// The probabilities of `labels` among themselves, once scored.
@@ -45,6 +52,7 @@ pub struct Outcome {
 #[derive(Debug)]
 pub struct Runner {
     model: Model,
+    cache: KvCache,
     work: Workspace,
 }
 
@@ -61,9 +69,14 @@ enum Read {
 }
 
 impl Runner {
-    /// Makes a runner for a loaded model.
-    pub fn new(model: Model) -> Runner {
-        Runner { work: Workspace::new(&model.config), model }
+    /// Makes a runner for a loaded model with a cache of at most about `cache_bytes`.
+    pub fn new(model: Model, cache_bytes: usize) -> Runner {
+        Runner { cache: KvCache::new(&model.config, cache_bytes), work: Workspace::new(&model.config), model }
+    }
+
+    /// Returns how many positions of sequences the cache has room for.
+    pub fn capacity(&self) -> usize {
+        self.cache.capacity()
     }
 
     /// Returns the model.
@@ -71,18 +84,65 @@ impl Runner {
         &self.model
     }
 
-    /// Makes a slot for a sequence, with room for all of it.
-    pub fn slot(&self, sequence: Sequence, labels: Vec<u32>) -> Slot {
-        let cache = KvCache::new(&self.model.config, sequence.tokens.len());
-        Slot { sequence, cache, labels, scores: Vec::new() }
+    /// Returns for how many positions there are pages that no slot holds.
+    pub fn available(&self) -> usize {
+        self.cache.pages.available() * PAGE
+    }
+
+    /// Makes a slot for a sequence, with room for all of it; gives it back while there is none.
+    ///
+    /// What another sequence computed for the same beginning is not computed again.
+    pub fn slot(&mut self, mut sequence: Sequence, labels: Vec<u32>) -> Result<Slot, (Sequence, Vec<u32>)> {
+        let shared = if is_shareable(&sequence) {
+            let final_tokens = &sequence.tokens[..sequence.current.min(sequence.tokens.len())];
+            self.cache.pages.share(sequence.form.block, final_tokens)
+        } else {
+            Vec::new()
+        };
+        let entered = shared.len();
+        let Some(table) = self.cache.take(sequence.tokens.len(), shared) else {
+            return Err((sequence, labels));
+        };
+        let reused = entered * PAGE;
+        sequence.prefilled(reused);
+        Ok(Slot { sequence, table, entered, reused, labels, scores: Vec::new() })
+    }
+
+    /// Forgets all prefixes. No slot may be in use.
+    pub fn forget(&mut self, cache_bytes: usize) {
+        self.cache = KvCache::new(&self.model.config, cache_bytes);
+    }
+
+    /// Gives the pages of a slot back; what is indexed stays until its place is needed.
+    pub fn release(&mut self, slot: &Slot) {
+        self.cache.pages.release_all(&slot.table);
+    }
+
+    /// Lets other sequences find the full pages whose keys and values are final.
+    fn enter(&mut self, slot: &mut Slot) {
+        if !is_shareable(&slot.sequence) {
+            return;
+        }
+        while (slot.entered + 1) * PAGE <= slot.sequence.cached {
+            let at = slot.entered;
+            let before = match at.checked_sub(1) {
+                Some(before) => Before::Page(slot.table[before]),
+                None => Before::Start { block: slot.sequence.form.block },
+            };
+            let tokens = &slot.sequence.tokens[at * PAGE..(at + 1) * PAGE];
+            slot.table[at] = self.cache.pages.enter(before, slot.table[at], tokens);
+            slot.entered += 1;
+        }
     }
 
     /// Returns the logits of every position of `tokens`, `[tokens, vocabulary]`, without a cache
     /// and as the head gives them, not shifted.
     pub fn logits(&mut self, tokens: &[u32], sight: Sight) -> Vec<f32> {
-        let mut cache = KvCache::new(&self.model.config, tokens.len());
-        let mut chunks = [Chunk { tokens, start: 0, sight, cache: &mut cache, wanted: 0..tokens.len() }];
-        let rows = self.model.forward(&mut chunks, &mut self.work);
+        let bytes = tokens.len().next_multiple_of(PAGE) * KvCache::bytes_per_position(&self.model.config);
+        let mut cache = KvCache::new(&self.model.config, bytes);
+        let table = cache.take(tokens.len(), Vec::new()).expect("the cache was made for these tokens");
+        let chunks = [Chunk { tokens, start: 0, sight, table: &table, wanted: 0..tokens.len() }];
+        let rows = self.model.forward(&chunks, &mut cache, &mut self.work);
         let mut logits = vec![0.0; tokens.len() * self.model.config.vocab_size];
         self.model.logits(&mut logits, rows);
         logits
@@ -95,7 +155,6 @@ impl Runner {
         let mut outcomes = Vec::with_capacity(slots.len());
         let mut row = 0;
         for (i, (slot, rows)) in slots.iter_mut().enumerate() {
-            let slot: &mut Slot = slot;
             let sequence = &slot.sequence;
             let (start, end) = (sequence.cached, sequence.pass_end(*rows));
             outcomes.push(Outcome { rows: end - start, change: None });
@@ -117,15 +176,14 @@ impl Runner {
                     Attention::BlockCausal => Sight::Blocks(sequence.form.block),
                     Attention::Full => Sight::Below(sequence.tokens.len()),
                 },
-                cache: &mut slot.cache,
+                table: &slot.table,
                 wanted: sources,
             });
         }
         let ends: Vec<(usize, bool)> =
             chunks.iter().map(|c| (c.start + c.tokens.len(), !c.wanted.is_empty())).collect();
         let hidden = self.model.config.hidden_size;
-        let rows = self.model.forward(&mut chunks, &mut self.work);
-        drop(chunks);
+        let rows = self.model.forward(&chunks, &mut self.cache, &mut self.work);
         let model = &self.model;
         let read: Vec<Read> = wanted
             .par_chunks(HEAD_ROWS)
@@ -153,12 +211,18 @@ impl Runner {
             } else {
                 slot.sequence.prefilled(end);
             }
+            self.enter(slot);
         }
         outcomes
     }
 }
 
-/// Reads one row of logits: the likeliest token that is allowed, or the labels' probabilities.
+/// Returns whether a page of the sequence depends on nothing that comes after the page.
+fn is_shareable(sequence: &Sequence) -> bool {
+    sequence.form.attention == Attention::BlockCausal && PAGE.is_multiple_of(sequence.form.block)
+}
+
+/// Reads one row of logits: the token that is allowed and likeliest or drawn, or the labels' probabilities.
 fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
     match &slot.sequence.purpose {
         Purpose::Score { .. } => {
@@ -173,15 +237,26 @@ fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
             for id in generate.banned.iter().chain(here) {
                 logits[*id as usize] = f32::NEG_INFINITY;
             }
-            let best = largest(logits);
-            let token = logits.iter().position(|s| *s == best).unwrap_or(0);
-            let sum = sum_of_exponentials(logits, best);
-            Read::Candidate(Candidate {
-                at: position - slot.sequence.current,
-                token: token as u32,
-                confidence: 1.0 / sum,
-                entropy: if generate.rule.ranks_by_entropy() { entropy(logits, best, sum) } else { 0.0 },
-            })
+            // Confidence is the probability among what is allowed: text that the structure forces is
+            // certain and settles at once, and there is no other text that it could be.
+            if let Some(fill) = slot.sequence.fill.as_ref().filter(|f| f.positions().contains(&position)) {
+                fill.mask(position, logits);
+            }
+            let (token, confidence) = match &generate.sampling {
+                Some(sampling) => sampling.draw(logits, position, slot.sequence.pass),
+                None => {
+                    let best = largest(logits);
+                    let token = logits.iter().position(|s| *s == best).unwrap_or(0);
+                    (token as u32, 1.0 / sum_of_exponentials(logits, best))
+                }
+            };
+            let entropy = if generate.rule.ranks_by_entropy() {
+                let best = largest(logits);
+                entropy(logits, best, sum_of_exponentials(logits, best))
+            } else {
+                0.0
+            };
+            Read::Candidate(Candidate { at: position - slot.sequence.current, token, confidence, entropy })
         }
     }
 }

@@ -90,6 +90,17 @@ pub struct Settled {
     pub edited: Vec<usize>,
 }
 
+impl Settled {
+    /// Leaves masked what is not among the `most` surest.
+    pub fn keep_surest(&mut self, most: usize, candidates: &[Candidate]) {
+        if self.unmasked.len() > most {
+            self.unmasked.sort_by(|a, b| candidates[*b].confidence.total_cmp(&candidates[*a].confidence));
+            self.unmasked.truncate(most);
+            self.unmasked.sort_unstable();
+        }
+    }
+}
+
 impl Rule {
     /// Returns whether unmasked positions may change, and so want candidates.
     pub fn edits(&self) -> bool {

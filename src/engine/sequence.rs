@@ -5,15 +5,22 @@
 //! every row, and each pass computes them all, unless an approximate cache keeps some.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::Serialize;
 
 use crate::engine::config::Attention;
 use crate::engine::config::ModelConfig;
+use crate::engine::constraint::ConstraintError;
+use crate::engine::constraint::fill::Fill;
+use crate::engine::constraint::fill::Limits;
+use crate::engine::constraint::tokens::Automaton;
 use crate::engine::sampler::Block;
 use crate::engine::sampler::Candidate;
 use crate::engine::sampler::Rule;
+use crate::engine::sampler::Settled;
+use crate::engine::sampling::Sampling;
 
 /// What passes of full attention keep of the pass that began a block (Fast-dLLM, arXiv 2505.22618).
 ///
@@ -87,6 +94,10 @@ pub struct Generate {
     pub banned_at: Vec<(usize, u32)>,
     /// Whether an end of text in a finished block ends the sequence.
     pub stops_at_end: bool,
+    /// How tokens are drawn; the likeliest is taken when `None`.
+    pub sampling: Option<Sampling>,
+    /// The fewest passes of a block that has as many masks.
+    pub min_passes: usize,
 }
 
 /// A sequence's tokens and how far it is.
@@ -123,6 +134,8 @@ pub struct Sequence {
     /// How sure the model was of each token when it settled; 1 where it was given.
     confidences: Vec<f32>,
     frozen: Vec<bool>,
+    /// What the canvas must become, if a structure is enforced.
+    pub fill: Option<Fill>,
 }
 
 /// What one pass did to the current block.
@@ -164,9 +177,13 @@ impl Sequence {
     /// the position cannot see them.
     pub fn score(tokens: &[u32], position: usize, form: Form) -> Sequence {
         let mut all = tokens.to_vec();
-        let mut current = position;
+        let form = match form.attention {
+            Attention::BlockCausal => form,
+            // Only the position itself is asked for.
+            Attention::Full => Form { block: 1, ..form },
+        };
+        let current = position / form.block * form.block;
         if form.attention == Attention::BlockCausal {
-            current = position / form.block * form.block;
             all.resize(current + form.block, form.pad);
         }
         let frozen = vec![true; all.len()];
@@ -194,6 +211,7 @@ impl Sequence {
             unmasked: 0,
             is_done: false,
             frozen,
+            fill: None,
         }
     }
 
@@ -266,17 +284,24 @@ impl Sequence {
             self.is_done = true;
             return Change::default();
         };
-        let rule = generate.rule;
+        let (rule, min_passes) = (generate.rule, generate.min_passes);
         let range = self.current..self.block_end();
         let mask = self.form.mask;
-        let began_masked = self.tokens[range.clone()].contains(&mask);
+        let masked = self.tokens[range.clone()].iter().filter(|token| **token == mask).count();
+        let began_masked = masked > 0;
         let block = Block {
             tokens: &self.tokens[range.clone()],
             mask,
             masks_at_start: self.masks_at_start,
             pass: self.pass,
         };
-        let settled = rule.settle(block, candidates);
+        let mut settled = rule.settle(block, candidates);
+        let left = min_passes.saturating_sub(self.pass).max(1);
+        settled.keep_surest(masked.div_ceil(left), candidates);
+        if let Some(mut fill) = self.fill.take() {
+            self.check(&mut settled, candidates, &mut fill);
+            self.fill = Some(fill);
+        }
         for i in settled.unmasked.iter().chain(&settled.edited) {
             let at = self.current + candidates[*i].at;
             self.tokens[at] = candidates[*i].token;
@@ -287,11 +312,46 @@ impl Sequence {
         self.steps += 1;
         self.unmasked += settled.unmasked.len() as u32;
         let has_masks = self.tokens[range].contains(&mask);
-        if rule.is_done(self.pass, self.post, settled.edited.len(), has_masks, began_masked) {
+        let is_done = rule.is_done(self.pass, self.post, settled.edited.len(), has_masks, began_masked);
+        // A schedule may be over while tokens that contradicted each other are still masked.
+        if is_done && (self.fill.is_none() || !has_masks) {
             self.blocks += 1;
             self.advance();
         }
         Change { unmasked: settled.unmasked.len(), edited: settled.edited.len() }
+    }
+
+    /// Enforces a structure on the whole canvas from here on; `vocabulary` is the model's.
+    ///
+    /// # Errors
+    /// When the canvas cannot be filled like that.
+    pub fn enforce(&mut self, structure: &Arc<Automaton>, vocabulary: usize) -> Result<(), ConstraintError> {
+        let Purpose::Generate(Generate { banned, banned_at, .. }) = &self.purpose else { return Ok(()) };
+        let tokens = self.canvas().iter().map(|token| (*token != self.form.mask).then_some(*token)).collect();
+        let limits = Limits { vocabulary, banned, banned_at };
+        let mut fill = Fill::new(structure, self.prompt, tokens, self.form, limits)?;
+        fill.enter(self.block_end());
+        self.fill = Some(fill);
+        Ok(())
+    }
+
+    /// Keeps of what a pass would settle what the enforced structure lets stand together, the surest
+    /// first; at least one masked position takes a token.
+    fn check(&self, settled: &mut Settled, candidates: &[Candidate], fill: &mut Fill) {
+        let surer = |a: &usize, b: &usize| candidates[*b].confidence.total_cmp(&candidates[*a].confidence);
+        if settled.unmasked.is_empty() {
+            let is_masked = |i: &usize| self.tokens[self.current + candidates[*i].at] == self.form.mask;
+            settled.unmasked.extend((0..candidates.len()).filter(is_masked).min_by(surer));
+        }
+        settled.unmasked.sort_by(surer);
+        settled.edited.sort_by(surer);
+        // The first one is allowed, whatever it is: its logits were read under the same canvas.
+        let mut fits = |i: &usize| {
+            let position = self.current + candidates[*i].at;
+            !fill.positions().contains(&position) || fill.settle(position, candidates[*i].token)
+        };
+        settled.unmasked.retain(&mut fits);
+        settled.edited.retain(&mut fits);
     }
 
     /// Takes note of which keys and values the next pass of the current block keeps.
@@ -344,6 +404,8 @@ impl Sequence {
             let masks = self.tokens[block.clone()].iter().filter(|t| **t == self.form.mask).count();
             if masks > 0 && !self.frozen[block].iter().all(|f| *f) {
                 self.masks_at_start = masks;
+                let block_end = self.block_end();
+                self.fill.iter_mut().for_each(|fill| fill.enter(block_end));
                 return;
             }
             self.current = self.block_end();
@@ -353,113 +415,4 @@ impl Sequence {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn generate() -> Generate {
-        let rule = Rule::Threshold { threshold: 0.5, steps: 4 };
-        Generate { rule, banned: vec![], banned_at: vec![], stops_at_end: true }
-    }
-
-    const BLOCKS: Form = Form {
-        attention: Attention::BlockCausal,
-        block: 4,
-        cache: CacheMode::Exact,
-        logits_shift: 0,
-        mask: 0,
-        end_of_text: 1,
-        pad: 2,
-    };
-    const FULL: Form = Form { attention: Attention::Full, ..BLOCKS };
-
-    fn sure(sequence: &Sequence, token: u32) -> Vec<Candidate> {
-        let at = |p: &usize| Candidate { at: p - sequence.current, token, confidence: 0.9, entropy: 0.0 };
-        sequence.wanted().iter().map(at).collect()
-    }
-
-    #[test]
-    fn frozen_tokens_stay_and_whole_frozen_blocks_take_no_pass() {
-        let canvas = [None, Some(8), Some(8), Some(8), Some(8), Some(8), Some(8), None];
-        let mut sequence = Sequence::generate(&[5, 5, 5], &canvas, BLOCKS, generate());
-        assert_eq!((sequence.current, sequence.pending()), (0, 4));
-        let candidates = sure(&sequence, 9);
-        sequence.apply(&candidates);
-        assert_eq!(sequence.current, 8, "the block of quoted tokens is skipped");
-        assert_eq!(sequence.pending(), 12, "its keys and values are still to be computed");
-        let candidates = sure(&sequence, 9);
-        sequence.apply(&candidates);
-        assert!(sequence.is_done);
-        assert_eq!(sequence.canvas(), [9, 8, 8, 8, 8, 8, 8, 9]);
-        assert_eq!((sequence.steps, sequence.blocks), (2, 2));
-    }
-
-    #[test]
-    fn an_end_of_text_ends_the_sequence_after_its_block() {
-        let mut sequence = Sequence::generate(&[5], &[None; 11], BLOCKS, generate());
-        let candidates = sure(&sequence, 1);
-        sequence.apply(&candidates);
-        assert!(sequence.is_done);
-        assert_eq!(sequence.settled(), 11);
-    }
-
-    #[test]
-    fn a_scored_position_is_in_the_block_that_is_computed_last() {
-        // The position ends a block; the end of text after it would begin another.
-        let sequence = Sequence::score(&[5; 9], 7, BLOCKS);
-        assert_eq!((sequence.current, sequence.tokens.len()), (4, 8));
-        let sequence = Sequence::score(&[5; 6], 4, BLOCKS);
-        assert_eq!((sequence.current, sequence.tokens), (4, vec![5, 5, 5, 5, 5, 5, 2, 2]));
-    }
-
-    #[test]
-    fn a_long_prompt_is_prefilled_in_chunks() {
-        let mut sequence = Sequence::generate(&[5; 30], &[None; 2], BLOCKS, generate());
-        assert_eq!(sequence.pass_end(17), 16);
-        sequence.prefilled(16);
-        assert_eq!(sequence.pass_end(17), 32);
-        assert_eq!(sequence.wanted(), [30, 31]);
-    }
-
-    #[test]
-    fn blocks_of_full_attention_count_from_the_prompt_and_see_every_row() {
-        let mut sequence = Sequence::generate(&[5; 6], &[None; 6], FULL, generate());
-        assert_eq!((sequence.tokens.len(), sequence.current, sequence.block_end()), (12, 6, 10));
-        assert_eq!((sequence.cached, sequence.pass_end(1), sequence.unit()), (0, 12, 12));
-        let candidates = sure(&sequence, 9);
-        sequence.apply(&candidates);
-        assert_eq!((sequence.current, sequence.block_end()), (10, 12), "the last block is shorter");
-        let candidates = sure(&sequence, 9);
-        sequence.apply(&candidates);
-        assert!(sequence.is_done);
-        assert_eq!(sequence.canvas(), [9; 6]);
-    }
-
-    #[test]
-    fn an_approximate_cache_keeps_what_is_around_the_block_until_the_next_begins() {
-        // (cache, shift of logits, rows of the second pass)
-        for (cache, logits_shift, rows) in
-            [(CacheMode::Exact, 0, 0..12), (CacheMode::Prefix, 0, 3..12), (CacheMode::Dual, 1, 2..7)]
-        {
-            let form = Form { cache, logits_shift, ..FULL };
-            let mut sequence = Sequence::generate(&[5; 3], &[None; 9], form, generate());
-            let pass = |s: &Sequence| s.cached..s.pass_end(1);
-            assert_eq!(pass(&sequence), 0..12, "{cache:?}: the pass that begins a block is exact");
-            sequence.apply(&sure(&sequence, 9)[..1]);
-            assert_eq!(pass(&sequence), rows, "{cache:?}");
-            assert!(rows.start <= sequence.sources().start && sequence.sources().end <= rows.end);
-            let candidates = sure(&sequence, 9);
-            sequence.apply(&candidates);
-            assert_eq!((sequence.current, pass(&sequence)), (7, 0..12), "{cache:?}: the next block");
-        }
-    }
-
-    #[test]
-    fn shifted_logits_come_from_the_row_before_and_the_first_from_its_own() {
-        let form = Form { logits_shift: 1, ..FULL };
-        let sequence = Sequence::generate(&[], &[None; 3], form, generate());
-        assert_eq!([0, 1, 2].map(|p| sequence.source(p)), [0, 0, 1]);
-        assert_eq!(sequence.sources(), 0..2);
-        let sequence = Sequence::score(&[5; 9], 7, form);
-        assert_eq!((sequence.sources(), sequence.pass_end(1)), (6..7, 9));
-    }
-}
+mod tests;

@@ -1,10 +1,14 @@
 //! Text and token ids: a byte-level BPE in the format of `tokenizer.json` (the `tokenizers` crate).
 //!
 //! Control tokens are looked up by name and never read out of text: text that holds the characters
-//! of a control token is encoded as characters.
+//! of a control token is encoded as characters. Only [`Tokenizer::encode_guarded`], which is for what a
+//! chat template wrote, reads them.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use aho_corasick::AhoCorasick;
+use aho_corasick::MatchKind;
 use tokenizers::AddedToken;
 use tokenizers::DecoderWrapper;
 use tokenizers::Model;
@@ -41,6 +45,43 @@ pub enum TokenizerError {
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    controls: Arc<Controls>,
+}
+
+/// The control tokens of a vocabulary: those marked special, and those that look it, as `<think>`
+/// does, which published vocabularies read out of any text.
+#[derive(Debug)]
+struct Controls {
+    finder: AhoCorasick,
+    /// Spelling and id, in the order of the finder's patterns.
+    tokens: Vec<(String, u32)>,
+    /// Finds those of them that the `tokenizers` crate would read out of text.
+    read_from_text: AhoCorasick,
+}
+
+impl Controls {
+    fn of(inner: &tokenizers::Tokenizer) -> Result<Controls, TokenizerError> {
+        let mut added: Vec<(u32, AddedToken)> = inner.get_added_tokens_decoder().into_iter().collect();
+        added.retain(|(_, token)| {
+            let content = &token.content;
+            token.special || (content.len() > 2 && content.starts_with('<') && content.ends_with('>'))
+        });
+        added.sort_by_key(|(id, _)| *id);
+        let finder = |tokens: &mut dyn Iterator<Item = &str>| {
+            let built = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(tokens);
+            built.map_err(|error| TokenizerError::Failed(error.to_string()))
+        };
+        Ok(Controls {
+            finder: finder(&mut added.iter().map(|(_, token)| token.content.as_str()))?,
+            read_from_text: finder(
+                &mut added
+                    .iter()
+                    .filter(|(_, token)| !token.special)
+                    .map(|(_, token)| token.content.as_str()),
+            )?,
+            tokens: added.into_iter().map(|(id, token)| (token.content, id)).collect(),
+        })
+    }
 }
 
 impl Tokenizer {
@@ -55,7 +96,8 @@ impl Tokenizer {
             reason: error.to_string(),
         })?;
         inner.set_encode_special_tokens(true);
-        Ok(Tokenizer { inner })
+        let controls = Arc::new(Controls::of(&inner)?);
+        Ok(Tokenizer { inner, controls })
     }
 
     /// Trains a byte-level BPE of `size` tokens, single digits apart, with `controls` as the first ids.
@@ -86,7 +128,8 @@ impl Tokenizer {
         let text = bpe.to_string(false).map_err(failed)?;
         let mut inner: tokenizers::Tokenizer = text.parse().map_err(failed)?;
         inner.set_encode_special_tokens(true);
-        Ok(Tokenizer { inner })
+        let controls = Arc::new(Controls::of(&inner)?);
+        Ok(Tokenizer { inner, controls })
     }
 
     /// Writes `tokenizer.json` to a folder.
@@ -109,6 +152,61 @@ impl Tokenizer {
     /// # Errors
     /// When the encoder fails, which byte-level BPE never should.
     pub fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        // The crate leaves special tokens alone; of the others the first character is cut off.
+        let mut from = 0;
+        for found in self.controls.read_from_text.find_iter(text) {
+            let first = text[found.range()].chars().next().map_or(0, char::len_utf8);
+            self.encode_stretch(&text[from..found.start() + first], ids)?;
+            from = found.start() + first;
+        }
+        self.encode_stretch(&text[from..], ids)
+    }
+
+    /// Breaks with `guard`, a character that `text` does not hold, every control token that `text`
+    /// spells, or could spell together with what comes before or after it.
+    pub fn guarded(&self, text: &str, guard: char) -> String {
+        let mut guarded = text.to_owned();
+        // What is broken may have overlapped another one.
+        while let Some(found) = self.controls.finder.find(&guarded) {
+            let first = guarded[found.range()].chars().next().map_or(0, char::len_utf8);
+            guarded.insert(found.start() + first, guard);
+        }
+        let parts = |spelling: &str| -> Vec<usize> {
+            (1..spelling.len()).filter(|at| spelling.is_char_boundary(*at)).collect()
+        };
+        let mut spellings = self.controls.tokens.iter().map(|(spelling, _)| spelling);
+        if spellings.clone().any(|s| parts(s).into_iter().any(|at| guarded.ends_with(&s[..at]))) {
+            guarded.push(guard);
+        }
+        if spellings.any(|s| parts(s).into_iter().any(|at| guarded.starts_with(&s[at..]))) {
+            guarded.insert(0, guard);
+        }
+        guarded
+    }
+
+    /// Appends the ids of text in which control tokens stand as themselves; guards are left out.
+    ///
+    /// # Errors
+    /// When the encoder fails.
+    pub fn encode_guarded(&self, text: &str, guard: char, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        let mut from = 0;
+        for found in self.controls.finder.find_iter(text) {
+            self.encode(&text[from..found.start()].replace(guard, ""), ids)?;
+            ids.push(self.controls.tokens[found.pattern().as_usize()].1);
+            from = found.end();
+        }
+        self.encode(&text[from..].replace(guard, ""), ids)
+    }
+
+    /// Returns the control tokens, spelling and id, in the order of their ids.
+    pub fn controls(&self) -> &[(String, u32)] {
+        &self.controls.tokens
+    }
+
+    fn encode_stretch(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        if text.is_empty() {
+            return Ok(());
+        }
         let encoding =
             self.inner.encode_fast(text, false).map_err(|error| TokenizerError::Failed(error.to_string()))?;
         ids.extend_from_slice(encoding.get_ids());
@@ -188,5 +286,26 @@ mod tests {
         assert!(!ids.contains(&1));
         assert_eq!(tokenizer.decode(&ids), "say <|end|> now 42");
         assert!(tokenizer.control("<|nothing|>").is_err());
+        ids.clear();
+        tokenizer.encode_guarded("say <|end|> now", '\u{fdd0}', &mut ids).expect("encodes");
+        assert_eq!(ids.iter().filter(|id| **id == 1).count(), 1);
+        assert_eq!(tokenizer.controls(), [("<|mask|>".to_owned(), 0), ("<|end|>".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn a_control_token_that_is_not_marked_special_is_text_too() {
+        let texts = ["the quick brown fox jumps"];
+        let mut inner = Tokenizer::train(texts.into_iter(), 300, &["<|mask|>"]).expect("trains").inner;
+        inner.add_tokens([AddedToken::from("<think>", false)]).expect("is added");
+        let id = inner.token_to_id("<think>").expect("is there");
+        let controls = Arc::new(Controls::of(&inner).expect("is read"));
+        let tokenizer = Tokenizer { inner, controls };
+        let mut ids = Vec::new();
+        tokenizer.encode("the <think> fox<think>", &mut ids).expect("encodes");
+        assert!(!ids.contains(&id));
+        assert_eq!(tokenizer.decode(&ids), "the <think> fox<think>");
+        ids.clear();
+        tokenizer.encode_guarded("the <think> fox", '\u{fdd0}', &mut ids).expect("encodes");
+        assert!(ids.contains(&id));
     }
 }

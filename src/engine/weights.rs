@@ -4,14 +4,17 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 
 use memmap2::Mmap;
 use safetensors::Dtype;
 use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
 use serde::Deserialize;
+
+/// The bytes before the header, which hold its length.
+const HEADER_LENGTH_BYTES: usize = 8;
 
 /// Says why weights cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +67,19 @@ pub enum WeightsError {
 #[derive(Debug)]
 pub struct Weights {
     folder: PathBuf,
-    files: Vec<(PathBuf, Mmap)>,
-    /// For each tensor the index of its file.
-    places: HashMap<String, usize>,
+    files: Vec<Mmap>,
+    places: HashMap<String, Place>,
+}
+
+/// Where a tensor is; read once, for a header with thousands of tensors takes a while.
+#[derive(Debug)]
+struct Place {
+    /// The index of its file.
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// Its bytes within the file.
+    bytes: Range<usize>,
 }
 
 #[derive(Deserialize)]
@@ -110,14 +123,17 @@ impl Weights {
         // SAFETY: the file is mapped read-only; whoever changes a checkpoint while it is being
         // loaded gets what a read would give them too, wrong numbers; nothing is executed.
         let map = unsafe { Mmap::map(&file) }.map_err(open)?;
-        let tensors = SafeTensors::deserialize(&map).map_err(|error| WeightsError::Format {
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| WeightsError::Format {
             path: path.display().to_string(),
             reason: error.to_string(),
         })?;
-        for name in tensors.names() {
-            self.places.insert(name.to_owned(), self.files.len());
+        let data = HEADER_LENGTH_BYTES + header;
+        for (name, tensor) in metadata.tensors() {
+            let bytes = data + tensor.data_offsets.0..data + tensor.data_offsets.1;
+            let (dtype, shape) = (tensor.dtype, tensor.shape.clone());
+            self.places.insert(name, Place { file: self.files.len(), dtype, shape, bytes });
         }
-        self.files.push((path, map));
+        self.files.push(map);
         Ok(())
     }
 
@@ -131,30 +147,24 @@ impl Weights {
     /// # Errors
     /// When it is missing, has another shape or a type that is not supported.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
-        let missing =
-            || WeightsError::Missing { name: name.to_owned(), folder: self.folder.display().to_string() };
-        let (path, map) = &self.files[*self.places.get(name).ok_or_else(missing)?];
-        let format = |error: safetensors::SafeTensorError| WeightsError::Format {
-            path: path.display().to_string(),
-            reason: error.to_string(),
+        let Some(place) = self.places.get(name) else {
+            let folder = self.folder.display().to_string();
+            return Err(WeightsError::Missing { name: name.to_owned(), folder });
         };
-        let tensors = SafeTensors::deserialize(map).map_err(format)?;
-        let view = tensors.tensor(name).map_err(format)?;
-        if view.shape() != shape {
+        if place.shape != shape {
             return Err(WeightsError::Shape {
                 name: name.to_owned(),
-                found: view.shape().to_vec(),
+                found: place.shape.clone(),
                 expected: shape.to_vec(),
             });
         }
-        numbers(name, &view)
+        numbers(name, place.dtype, &self.files[place.file][place.bytes.clone()])
     }
 }
 
-fn numbers(name: &str, view: &TensorView) -> Result<Vec<f32>, WeightsError> {
-    let data = view.data();
+fn numbers(name: &str, dtype: Dtype, data: &[u8]) -> Result<Vec<f32>, WeightsError> {
     let pairs = || data.chunks_exact(2).map(|b| [b[0], b[1]]);
-    match view.dtype() {
+    match dtype {
         Dtype::F32 => {
             Ok(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
         }

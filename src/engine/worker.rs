@@ -3,6 +3,8 @@
 //! It never waits for a reader: generations are reported through a watch channel that keeps the
 //! newest state only, and whoever dropped the other end has cancelled.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::TryRecvError;
 
@@ -11,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::engine::handle::EngineConfig;
 use crate::engine::handle::Snapshot;
+use crate::engine::load::Load;
 use crate::engine::runner::Runner;
 use crate::engine::runner::Slot;
 use crate::engine::scheduler::Priority;
@@ -60,7 +63,12 @@ impl Running {
 ///
 /// # Errors
 /// When a thread cannot be started.
-pub fn spawn(runner: Runner, jobs: Receiver<Job>, config: EngineConfig) -> std::io::Result<()> {
+pub fn spawn(
+    runner: Runner,
+    jobs: Receiver<Job>,
+    config: EngineConfig,
+    load: Arc<Load>,
+) -> std::io::Result<()> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(config.threads)
         .thread_name(|i| format!("engine-{i}"))
@@ -68,48 +76,84 @@ pub fn spawn(runner: Runner, jobs: Receiver<Job>, config: EngineConfig) -> std::
         .map_err(std::io::Error::other)?;
     std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
         // Inside the pool the loop's own thread computes too, instead of waiting for others.
-        pool.install(move || run(runner, jobs, &config));
+        let _ended = Ended(Arc::clone(&load));
+        pool.install(move || run(runner, jobs, &config, &load));
     })?;
     Ok(())
 }
 
-fn run(mut runner: Runner, jobs: Receiver<Job>, config: &EngineConfig) {
+/// Tells that the thread has ended, also when it panicked.
+struct Ended(Arc<Load>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.has_stopped.store(true, Relaxed);
+    }
+}
+
+fn run(mut runner: Runner, jobs: Receiver<Job>, config: &EngineConfig, load: &Load) {
     let mut running: Vec<Running> = Vec::new();
+    // The oldest job, when the cache has no room for it until others end.
+    let mut held: Option<Job> = None;
     let mut arrival = 0;
     loop {
         while running.len() < config.max_running {
-            let job = if running.is_empty() {
+            let job = if let Some(job) = held.take() {
+                Ok(job)
+            } else if running.is_empty() {
                 jobs.recv().map_err(|_| TryRecvError::Disconnected)
             } else {
                 jobs.try_recv()
             };
             match job {
-                Ok(job) => {
-                    arrival += 1;
-                    running.push(admit(&runner, job, arrival));
-                }
+                Ok(job) => match admit(&mut runner, job, arrival) {
+                    Ok(admitted) => {
+                        arrival += 1;
+                        load.waiting.fetch_sub(1, Relaxed);
+                        load.prompt_tokens.fetch_add(admitted.slot.sequence.prompt as u64, Relaxed);
+                        load.reused_tokens.fetch_add(admitted.slot.reused as u64, Relaxed);
+                        running.push(admitted);
+                    }
+                    Err(job) => {
+                        held = Some(job);
+                        break;
+                    }
+                },
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) if running.is_empty() => return,
                 Err(TryRecvError::Disconnected) => break,
             }
         }
-        running.retain(|r| !r.is_cancelled());
-        step(&mut runner, &mut running, config.step_rows);
+        running.retain(|r| {
+            let goes_on = !r.is_cancelled();
+            if !goes_on {
+                runner.release(&r.slot);
+            }
+            goes_on
+        });
+        load.running.store(running.len(), Relaxed);
+        step(&mut runner, &mut running, config.step_rows, load);
+        load.running.store(running.len(), Relaxed);
     }
 }
 
-fn admit(runner: &Runner, job: Job, arrival: u64) -> Running {
+/// Gives a job its pages, or the job back while there are not enough.
+fn admit(runner: &mut Runner, job: Job, arrival: u64) -> Result<Running, Job> {
     let (sequence, labels, reader) = match job {
         Job::Generate(sequence, sender) => (sequence, Vec::new(), Reader::Generate(sender)),
         Job::Score(sequence, labels, sender) => (sequence, labels, Reader::Score(sender)),
     };
-    Running { slot: runner.slot(sequence, labels), reader, arrival }
+    match (runner.slot(sequence, labels), reader) {
+        (Ok(slot), reader) => Ok(Running { slot, reader, arrival }),
+        (Err((sequence, _)), Reader::Generate(sender)) => Err(Job::Generate(sequence, sender)),
+        (Err((sequence, labels)), Reader::Score(sender)) => Err(Job::Score(sequence, labels, sender)),
+    }
 }
 
 /// Runs one step and reports it; what is complete leaves.
-fn step(runner: &mut Runner, running: &mut Vec<Running>, budget: usize) {
+fn step(runner: &mut Runner, running: &mut Vec<Running>, budget: usize, load: &Load) {
     // A canvas without a mask is complete before its first step.
-    report_finished(running);
+    report_finished(runner, running);
     let waiting: Vec<Waiting> = running.iter().map(Running::waiting).collect();
     let mut rows = vec![0; running.len()];
     for (i, share) in pack(&waiting, budget) {
@@ -125,24 +169,23 @@ fn step(runner: &mut Runner, running: &mut Vec<Running>, budget: usize) {
         return;
     }
     let outcomes = runner.step(&mut slots);
-    tracing::trace!(
-        sequences = outcomes.len(),
-        rows = outcomes.iter().map(|o| o.rows).sum::<usize>(),
-        "step"
-    );
+    load.steps.fetch_add(1, Relaxed);
+    load.rows.fetch_add(outcomes.iter().map(|o| o.rows as u64).sum(), Relaxed);
+    let unmasked = outcomes.iter().filter_map(|o| o.change.as_ref()).map(|c| c.unmasked as u64).sum();
+    load.tokens.fetch_add(unmasked, Relaxed);
     let stepped = running.iter().zip(&rows).filter(|(_, rows)| **rows > 0).map(|(r, _)| r);
     for (running, outcome) in stepped.zip(outcomes) {
         if let (Reader::Generate(sender), Some(_), false) =
             (&running.reader, outcome.change, running.slot.sequence.is_done)
         {
             // The receiver may be gone; then the next round drops the sequence.
-            sender.send_replace(snapshot(&running.slot.sequence));
+            sender.send_replace(snapshot(&running.slot));
         }
     }
-    report_finished(running);
+    report_finished(runner, running);
 }
 
-fn report_finished(running: &mut Vec<Running>) {
+fn report_finished(runner: &mut Runner, running: &mut Vec<Running>) {
     let mut i = 0;
     while i < running.len() {
         if !running[i].slot.sequence.is_done {
@@ -150,9 +193,10 @@ fn report_finished(running: &mut Vec<Running>) {
             continue;
         }
         let Running { slot, reader, .. } = running.swap_remove(i);
+        runner.release(&slot);
         match reader {
             Reader::Generate(sender) => {
-                sender.send_replace(snapshot(&slot.sequence));
+                sender.send_replace(snapshot(&slot));
             }
             // A receiver that is gone does not want the answer any more.
             Reader::Score(sender) => drop(sender.send(slot.scores)),
@@ -160,8 +204,10 @@ fn report_finished(running: &mut Vec<Running>) {
     }
 }
 
-fn snapshot(sequence: &Sequence) -> Snapshot {
+fn snapshot(slot: &Slot) -> Snapshot {
+    let sequence = &slot.sequence;
     Snapshot {
+        reused: slot.reused,
         canvas: sequence.canvas().to_vec(),
         confidences: sequence.confidences().to_vec(),
         settled: sequence.settled(),

@@ -181,11 +181,14 @@ impl TermLists {
         if found.iter().all(|term| term.action == TermAction::Alert) {
             return (redacted, found);
         }
-        replace(redacted, &mut found)
+        let (replaced, mut found) = replace(redacted, &mut found);
+        found.truncate(MAX_MATCHES);
+        (replaced, found)
     }
 
-    /// Finds the terms of a text, in order of their place. Placeholders hold no terms, and of two
-    /// terms of one category that overlap the longer one counts.
+    /// Finds the terms of a text, in order of their place: all that are to be replaced, and of the
+    /// others so many that a text of nothing but terms stays cheap. Placeholders hold no terms, and
+    /// of two terms of one category that overlap the longer one counts.
     pub fn find(&self, text: &str) -> Vec<FoundTerm> {
         let folded = Folded::new(text);
         let mut found = self.find_words(&folded);
@@ -196,21 +199,31 @@ impl TermLists {
             !placeholders.iter().any(|range| term.start < range.end && range.start < term.end)
         });
         let mut kept: Vec<FoundTerm> = Vec::new();
+        let mut alerts = 0;
         for term in found {
             let is_covered =
                 kept.iter().rev().any(|other| other.category == term.category && term.start < other.end);
-            if !is_covered && kept.len() < MAX_MATCHES {
-                kept.push(term);
+            let is_alert = term.action == TermAction::Alert;
+            if is_covered || (is_alert && alerts == MAX_MATCHES) {
+                continue;
             }
+            alerts += usize::from(is_alert);
+            kept.push(term);
         }
         kept
     }
 
     fn find_words(&self, folded: &Folded) -> Vec<FoundTerm> {
         let mut found = Vec::new();
+        let mut alerts = 0;
         let Some(automaton) = &self.automaton else { return found };
         for hit in automaton.find_overlapping_iter(&folded.text) {
             let (list, term) = self.listed[hit.pattern().as_usize()];
+            let is_alert = self.lists[list].action == TermAction::Alert;
+            // Overlapping ones are sorted out later, so some more than will be kept.
+            if is_alert && alerts == 4 * MAX_MATCHES {
+                continue;
+            }
             let is_prefix = self.lists[list].term_match == TermMatch::Prefix;
             if !folded.is_word_start(hit.start()) || (!is_prefix && !folded.is_word_end(hit.end())) {
                 continue;
@@ -218,10 +231,7 @@ impl TermLists {
             let end = if is_prefix { folded.word_end(hit.end()) } else { hit.end() };
             let (start, end) = folded.characters(hit.start(), end);
             found.push(self.found(list, term, start, end));
-            // Enough to choose MAX_MATCHES from, so that a text of nothing but terms stays cheap.
-            if found.len() >= 4 * MAX_MATCHES {
-                break;
-            }
+            alerts += usize::from(is_alert);
         }
         found
     }
@@ -231,7 +241,8 @@ impl TermLists {
         for at in self.regex_set.matches(text) {
             let (regex, list, term) = &self.regexes[at];
             let mut counted = (0, 0);
-            for hit in regex.find_iter(text).filter(|hit| !hit.is_empty()).take(MAX_MATCHES) {
+            let limit = if self.lists[*list].action == TermAction::Alert { MAX_MATCHES } else { usize::MAX };
+            for hit in regex.find_iter(text).filter(|hit| !hit.is_empty()).take(limit) {
                 // Counts on from the last hit, so that all hits together are linear.
                 let start = counted.1 + text[counted.0..hit.start()].chars().count();
                 let end = start + hit.as_str().chars().count();
@@ -544,5 +555,17 @@ mod tests {
                 prop_assert!(term.start < term.end && term.end <= length);
             }
         }
+    }
+
+    #[test]
+    fn a_term_to_be_replaced_is_replaced_however_many_others_there_are() {
+        let lists = TermLists::compile(vec![
+            list("refund", &["refund"], TermMatch::Word, TermAction::Alert),
+            list("project", &["bluebird"], TermMatch::Word, TermAction::Redact),
+        ]);
+        let text = "refund ".repeat(2000) + &"bluebird ".repeat(600);
+        let (redacted, found) = lists.unwrap().apply(Redacted { text, spans: vec![] });
+        assert!(!redacted.text.contains("bluebird"));
+        assert_eq!(found.len(), MAX_MATCHES);
     }
 }

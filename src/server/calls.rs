@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::DateTime;
 use chrono::Utc;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::assist::Action;
@@ -25,6 +26,7 @@ use crate::store::Store;
 use crate::store::calls::CallFilter;
 use crate::store::calls::CallPhase;
 use crate::store::calls::CallRecord;
+use crate::store::cards::CardName;
 use crate::store::identity::Identity;
 use crate::store::identity::Role;
 
@@ -78,7 +80,7 @@ pub(super) async fn one(
 }
 
 /// What the agent wants of a new draft.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewDraft {
     #[serde(default)]
@@ -89,12 +91,13 @@ pub(super) struct NewDraft {
 pub(super) async fn draft(
     identity: Agent,
     path: web::Path<CallId>,
-    body: web::Json<NewDraft>,
+    body: web::Bytes,
     store: web::Data<Store>,
     calls: web::Data<Calls>,
 ) -> Result<HttpResponse, ApiError> {
     let (key, _) = visible_call(&store, &identity, path.into_inner()).await?;
-    let instruction = body.into_inner().instruction.map(|text| typed("instruction", text)).transpose()?;
+    let instruction =
+        optional::<NewDraft>(&body)?.instruction.map(|text| typed("instruction", text)).transpose()?;
     let id = calls.act(&key, Action::Draft { instruction }).await?;
     Ok(HttpResponse::Accepted().json(json!({"id": id})))
 }
@@ -201,7 +204,7 @@ pub(super) async fn note(
 }
 
 /// What the agent says to the supervisor.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Flag {
     #[serde(default)]
@@ -212,12 +215,12 @@ pub(super) struct Flag {
 pub(super) async fn flag(
     identity: Agent,
     path: web::Path<CallId>,
-    body: web::Json<Flag>,
+    body: web::Bytes,
     store: web::Data<Store>,
     calls: web::Data<Calls>,
 ) -> Result<HttpResponse, ApiError> {
     let (key, _) = visible_call(&store, &identity, path.into_inner()).await?;
-    let message = body.into_inner().message.filter(|text| !text.trim().is_empty());
+    let message = optional::<Flag>(&body)?.message.filter(|text| !text.trim().is_empty());
     let message = message.map_or(Ok(FLAG_MESSAGE.to_owned()), |text| typed("message", text))?;
     calls.act(&key, Action::Flag { message }).await?;
     Ok(HttpResponse::NoContent().finish())
@@ -227,7 +230,12 @@ pub(super) async fn flag(
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Feedback {
-    useful: bool,
+    /// `null` takes an earlier answer back; it must be said, or nothing would be a wish too.
+    #[serde(deserialize_with = "Option::deserialize")]
+    useful: Option<bool>,
+    /// The card's base, where the call searches several.
+    #[serde(default)]
+    base: Option<String>,
 }
 
 /// Notes whether a card helped; also after the call.
@@ -242,7 +250,8 @@ pub(super) async fn feedback(
         return Err(ApiError::invalid("card", format!("must have at most {NAME_MAX_BYTES} bytes")));
     }
     let (key, _) = visible_call(&store, &identity, call).await?;
-    if !store.judge_card(&key, &card, &identity.name, body.useful).await? {
+    let name = CardName { id: &card, base: body.base.as_deref() };
+    if !store.judge_card(&key, name, &identity.name, body.useful).await? {
         return Err(ApiError::not_found(format!("card {card} in this call")));
     }
     Ok(HttpResponse::NoContent().finish())
@@ -259,6 +268,14 @@ pub(super) async fn visible_call(
         Some(record) if identity.sees_calls_of(&record.agent) => Ok((key, record)),
         _ => Err(ApiError::not_found(format!("call {}", key.call))),
     }
+}
+
+/// Reads a body of which nothing needs to be said.
+fn optional<T: Default + DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    if body.trim_ascii().is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(body).map_err(|error| ApiError::invalid("body", error.to_string()))
 }
 
 /// Checks what somebody typed; the call redacts it.

@@ -49,6 +49,9 @@ pub enum ApiError {
     /// The request contradicts what is there.
     #[error("{0}")]
     Conflict(String),
+    /// The thing is not what the client believed it to be when it wrote the request.
+    #[error("{0}")]
+    Changed(String),
     /// The body or a part of it is over its limit.
     #[error("{0}")]
     TooLarge(String),
@@ -98,6 +101,7 @@ impl ApiError {
             ApiError::Unauthorized(_) => "unauthorized",
             ApiError::Forbidden(_) => "forbidden",
             ApiError::Conflict(_) => "conflict",
+            ApiError::Changed(_) => "changed",
             ApiError::TooLarge(_) => "too_large",
             ApiError::TooMany { .. } => "too_many",
             ApiError::Unsupported(_) => "unsupported",
@@ -115,6 +119,7 @@ impl ResponseError for ApiError {
             ApiError::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
             ApiError::Conflict(_) => StatusCode::CONFLICT,
+            ApiError::Changed(_) => StatusCode::PRECONDITION_FAILED,
             ApiError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             ApiError::Unsupported(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,

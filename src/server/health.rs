@@ -11,6 +11,8 @@ use serde_json::json;
 use crate::assist::Calls;
 use crate::assist::counters::BOUNDS_MS;
 use crate::assist::counters::Histogram;
+use crate::completion::Completer;
+use crate::server::auth::Supervisor;
 use crate::store::identity::Identity;
 
 /// Says that the process is up.
@@ -36,19 +38,62 @@ pub(super) async fn readyz(calls: web::Data<Calls>) -> HttpResponse {
         "status": if is_ready { "ready" } else { "not_ready" },
         "database": active.is_ok(),
         "index": is_searchable,
-        "model": parts.emotions.is_some(),
+        "model": has_model(&calls),
+        // In this process there is no other bus than its own.
+        "bus": !is_stopping,
         "stopping": is_stopping,
     });
     if is_ready { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
 }
 
+/// Says whether the engine is there and its thread lives.
+pub(super) fn has_model(calls: &Calls) -> bool {
+    calls.parts().engine.as_ref().is_some_and(|engine| !engine.load().has_stopped.load(Relaxed))
+}
+
+/// What supervisors see of the server at a glance.
+pub(super) async fn node(_: Supervisor, calls: web::Data<Calls>) -> HttpResponse {
+    let parts = calls.parts();
+    let engine = parts.engine.as_ref().map(|engine| {
+        let load = engine.load();
+        json!({"waiting": load.waiting.load(Relaxed), "running": load.running.load(Relaxed)})
+    });
+    HttpResponse::Ok().json(json!({
+        "live_calls": calls.live(),
+        "lag_p95_ms": parts.counters.acknowledged.quantile_ms(0.95),
+        "model": has_model(&calls),
+        "engine": engine,
+        "ready": !*calls.stopping().borrow(),
+    }))
+}
+
 /// Returns the counters in the text format of Prometheus.
-pub(super) async fn metrics(_known: Identity, calls: web::Data<Calls>) -> HttpResponse {
+pub(super) async fn metrics(
+    _known: Identity,
+    calls: web::Data<Calls>,
+    completer: web::Data<Option<Completer>>,
+) -> HttpResponse {
     let parts = calls.parts();
     let counters = &parts.counters;
     let mut text = String::new();
     gauge(&mut text, "calls_live", "Calls that have an actor.", calls.live());
     gauge(&mut text, "appends_waiting", "Appends that wait for the disk.", parts.store.appends_waiting());
+    if let Some(completer) = completer.as_ref() {
+        completions(&mut text, completer);
+    }
+    if let Some(engine) = &parts.engine {
+        let load = engine.load();
+        gauge(&mut text, "engine_waiting", "Requests that wait for the model.", load.waiting.load(Relaxed));
+        gauge(&mut text, "engine_running", "Sequences that the model runs.", load.running.load(Relaxed));
+        gauge(&mut text, "engine_up", "Whether the model answers.", usize::from(has_model(&calls)));
+        total(&mut text, "engine_steps_total", "Forward passes.", &load.steps);
+        total(&mut text, "engine_rows_total", "Rows computed, prompts included.", &load.rows);
+        let help = "Tokens of prompts.";
+        total(&mut text, "engine_prompt_tokens_total", help, &load.prompt_tokens);
+        let help = "Tokens of prompts that were in the cache.";
+        total(&mut text, "engine_reused_tokens_total", help, &load.reused_tokens);
+        total(&mut text, "engine_tokens_total", "Tokens unmasked.", &load.tokens);
+    }
     let totals: [(&str, &str, &AtomicU64); 11] = [
         ("calls_opened_total", "Calls opened.", &counters.calls_opened),
         ("calls_closed_total", "Calls closed by their sender.", &counters.calls_closed),
@@ -63,17 +108,37 @@ pub(super) async fn metrics(_known: Identity, calls: web::Data<Calls>) -> HttpRe
         ("drafts_dropped_total", "Drafts dropped for a newer question.", &counters.drafts_dropped),
     ];
     for (name, help, counter) in totals {
-        head(&mut text, name, help, "counter");
-        line(&mut text, format_args!("chatdlm_{name} {}", counter.load(Relaxed)));
+        total(&mut text, name, help, counter);
     }
     let help = "From a final segment's arrival to its acknowledgement.";
     histogram(&mut text, "ack_seconds", help, &counters.acknowledged);
     HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text)
 }
 
+fn completions(text: &mut String, completer: &Completer) {
+    gauge(text, "completions_running", "Texts being written for other programs.", completer.running());
+    let totals = [
+        ("completions_done_total", "Texts written for other programs.", completer.done()),
+        (
+            "completions_cancelled_total",
+            "Texts dropped because nobody waited any more.",
+            completer.cancelled(),
+        ),
+    ];
+    for (name, help, total) in totals {
+        head(text, name, help, "counter");
+        line(text, format_args!("chatdlm_{name} {total}"));
+    }
+}
+
 fn gauge(text: &mut String, name: &str, help: &str, value: usize) {
     head(text, name, help, "gauge");
     line(text, format_args!("chatdlm_{name} {value}"));
+}
+
+fn total(text: &mut String, name: &str, help: &str, counter: &AtomicU64) {
+    head(text, name, help, "counter");
+    line(text, format_args!("chatdlm_{name} {}", counter.load(Relaxed)));
 }
 
 fn histogram(text: &mut String, name: &str, help: &str, histogram: &Histogram) {

@@ -21,6 +21,7 @@ use crate::assist::intake;
 use crate::assist::intake::Incoming;
 use crate::assist::intake::Refusal;
 use crate::assist::intake::Start;
+use crate::event::CallKey;
 use crate::server::auth::Ingest;
 use crate::server::socket::Heard;
 use crate::server::socket::Socket;
@@ -95,6 +96,9 @@ impl Sender {
         };
         let call = start.call.clone();
         let tenant = self.socket.identity().tenant.clone();
+        if let Some(end) = self.refuse_others_play(&start).await? {
+            return Ok(end);
+        }
         let mut feed = match self.calls.feed(&tenant, start).await {
             Ok(feed) => feed,
             Err(refusal) => return Ok(self.refuse_and_close(&refusal).await?),
@@ -163,6 +167,27 @@ impl Sender {
             return Err(("forbidden", format!("the agent must be {}", identity.name), None));
         }
         Ok(start)
+    }
+
+    /// People who play the customer go on with calls of the agent they named only; a name is easy to guess.
+    async fn refuse_others_play(&mut self, start: &Start) -> Result<Option<End>, End> {
+        let identity = self.socket.identity();
+        if identity.role == Role::Ingest {
+            return Ok(None);
+        }
+        let key = CallKey { tenant: identity.tenant.clone(), call: start.call.clone() };
+        let known = match self.calls.parts().store.call(&key).await {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::error!(%error, "call cannot be read");
+                return Ok(Some(self.refuse_and_close(&Refusal::NotDurable).await?));
+            }
+        };
+        if known.is_none_or(|record| record.agent == start.agent) {
+            return Ok(None);
+        }
+        self.socket.send_error("forbidden", "this call is another agent's", None).await?;
+        Ok(Some(End::Close(CloseCode::Policy, "forbidden".to_owned())))
     }
 
     /// Hands a message to the call, or refuses it by name and goes on.

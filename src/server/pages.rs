@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
+use actix_web::Resource;
+use actix_web::Route;
 use actix_web::http::header;
 use actix_web::web;
 use rust_embed::EmbeddedFile;
@@ -30,9 +32,14 @@ const PAGES: [&str; 7] = ["/", "/calls/{call}", "/board", "/knowledge", "/terms"
 /// Adds the routes.
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     for page in PAGES {
-        config.route(page, web::get().to(shell));
+        config.service(readable(page, web::get().to(shell), web::head().to(shell)));
     }
-    config.route("/openapi.json", web::get().to(openapi)).route("/assets/{path:.+}", web::get().to(asset));
+    config.service(readable("/openapi.json", web::get().to(openapi), web::head().to(openapi)));
+    config.service(readable("/assets/{path:.+}", web::get().to(asset), web::head().to(asset)));
+}
+
+fn readable(path: &str, get: Route, head: Route) -> Resource {
+    web::resource(path).route(get).route(head)
 }
 
 /// Returns the hashes of the shell's inline scripts, for the security policy.

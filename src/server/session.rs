@@ -16,9 +16,11 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tracing::info;
 
+use crate::assist::Calls;
 use crate::server::auth::Config;
 use crate::server::auth::SESSION_COOKIE;
 use crate::server::error::ApiError;
+use crate::server::health::has_model;
 use crate::server::limit::Allowance;
 use crate::server::limit::Attempts;
 use crate::server::security::check_origin;
@@ -80,16 +82,23 @@ struct Credentials {
     tenant: Option<String>,
 }
 
-async fn who_am_i(identity: Identity, config: web::Data<Config>) -> HttpResponse {
-    HttpResponse::Ok().json(who(&identity, &config))
+async fn who_am_i(identity: Identity, config: web::Data<Config>, calls: web::Data<Calls>) -> HttpResponse {
+    HttpResponse::Ok().json(who(&identity, &config, &calls))
 }
 
-fn who(identity: &Identity, config: &Config) -> serde_json::Value {
+/// Says who is signed in, and what the assistant does for them.
+fn who(identity: &Identity, config: &Config, calls: &Calls) -> serde_json::Value {
+    let (model, wanted) = (has_model(calls), &calls.parts().config);
     json!({
         "name": identity.name,
         "role": identity.role,
         "tenant": identity.tenant,
         "demo": config.is_demo,
+        "assistant": {
+            "model": model,
+            "emotions": model && wanted.emotions,
+            "drafts": model && wanted.drafts,
+        },
     })
 }
 
@@ -99,6 +108,7 @@ async fn sign_in(
     store: web::Data<Store>,
     config: web::Data<Config>,
     sign_in: web::Data<SignIn>,
+    calls: web::Data<Calls>,
 ) -> Result<HttpResponse, ApiError> {
     check_origin(&request, config.public_origin.as_deref())?;
     let Credentials { name, password, tenant } = typed.into_inner();
@@ -123,7 +133,7 @@ async fn sign_in(
     sign_in.by_address.give_back(&address);
 
     let (cookie, identity) = open_session(&request, &store, &config, &tenant, &name).await?;
-    Ok(HttpResponse::Ok().cookie(cookie).json(who(&identity, &config)))
+    Ok(HttpResponse::Ok().cookie(cookie).json(who(&identity, &config, &calls)))
 }
 
 fn too_many(wait: Duration) -> ApiError {

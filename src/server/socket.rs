@@ -54,6 +54,8 @@ pub(super) struct Socket {
     session: Session,
     messages: AggregatedMessageStream,
     pings: Interval,
+    /// Whether a tick was heard whose ping is still to be sent.
+    is_ping_due: bool,
     last_heard: Instant,
     store: web::Data<Store>,
     identity: Identity,
@@ -80,7 +82,8 @@ impl Socket {
             .max_continuation_size(MESSAGE_MAX_BYTES);
         let mut pings = tokio::time::interval(PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let socket = Socket { session, messages, pings, last_heard: Instant::now(), store, identity };
+        let last_heard = Instant::now();
+        let socket = Socket { session, messages, pings, is_ping_due: false, last_heard, store, identity };
         Ok((response, socket))
     }
 
@@ -89,18 +92,26 @@ impl Socket {
         &self.identity
     }
 
-    /// Returns the next message. Cancelling it may lose a pong, nothing else.
+    /// Returns the next message. Cancelling it may lose a pong, nothing else: a ping that is due
+    /// stays so until it was sent.
     pub async fn heard(&mut self) -> Heard {
         loop {
+            if self.is_ping_due {
+                if self.last_heard.elapsed() > SILENCE_MAX {
+                    return self.dismiss("nothing was heard for too long").await;
+                }
+                if !self.is_welcome().await {
+                    return self.dismiss("signed out").await;
+                }
+                if self.session.ping(b"").await.is_err() {
+                    return Heard::Gone;
+                }
+                self.is_ping_due = false;
+            }
             let message = tokio::select! {
                 message = self.messages.recv() => message,
                 _ = self.pings.tick() => {
-                    if self.last_heard.elapsed() > SILENCE_MAX || !self.is_welcome().await {
-                        return Heard::Gone;
-                    }
-                    if self.session.ping(b"").await.is_err() {
-                        return Heard::Gone;
-                    }
+                    self.is_ping_due = true;
                     continue;
                 }
             };
@@ -126,6 +137,14 @@ impl Socket {
                 }
             }
         }
+    }
+
+    /// Tells the other side why it has to go.
+    async fn dismiss(&self, why: &str) -> Heard {
+        let reason = CloseReason { code: CloseCode::Policy, description: Some(why.to_owned()) };
+        // A socket that is gone already needs no reason.
+        let _ = self.session.clone().close(Some(reason)).await;
+        Heard::Gone
     }
 
     async fn pong(&mut self, payload: &Bytes) {

@@ -81,6 +81,7 @@ async fn add_user(
     store: web::Data<Store>,
 ) -> Result<HttpResponse, ApiError> {
     let NewUser { name, role, password } = new.into_inner();
+    refuse_machines(Some(role))?;
     let password_hash = hash(password).await?;
     let user = store.add_user(&admin.tenant, &name, role, password_hash.as_deref()).await?;
     info!(tenant = admin.tenant, by = admin.name, user = name, %role, "user added");
@@ -91,6 +92,16 @@ async fn add_user(
     Ok(HttpResponse::Created().json(AddedUser { user, link }))
 }
 
+/// A machine has a key and no pages.
+fn refuse_machines(role: Option<Role>) -> Result<(), ApiError> {
+    match role {
+        Some(Role::Ingest) => {
+            Err(ApiError::invalid("role", "ingest is for keys: people are agent, supervisor or admin"))
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn change_user(
     admin: Admin,
     name: web::Path<String>,
@@ -98,6 +109,7 @@ async fn change_user(
     store: web::Data<Store>,
 ) -> Result<HttpResponse, ApiError> {
     let ChangedUser { disabled, role, password } = change.into_inner();
+    refuse_machines(role)?;
     let change = UserChange { disabled, role, password_hash: hash(password).await? };
     let user = store.change_user(&admin.tenant, &name, change).await?;
     info!(tenant = admin.tenant, by = admin.name, user = user.name, role = %user.role, disabled = user.disabled, "user changed");

@@ -85,6 +85,8 @@ pub(super) async fn watch_tenant(
 enum End {
     /// The other side is gone.
     Gone,
+    /// The other side sent more than is taken.
+    TooLarge,
     /// The store failed.
     Failed(StoreError),
 }
@@ -122,6 +124,7 @@ async fn serve(mut watcher: impl Watcher, mut stopping: tokio::sync::watch::Rece
     match end {
         None => socket.close(CloseCode::Away, "the server is stopping").await,
         Some(End::Gone) => {}
+        Some(End::TooLarge) => socket.close(CloseCode::Size, "message_too_large").await,
         Some(End::Failed(error)) => {
             tracing::error!(%error, "watcher closed: the store failed");
             socket.close(CloseCode::Error, "the log cannot be read").await;
@@ -138,7 +141,8 @@ async fn follow(watcher: &mut impl Watcher) -> End {
         let (socket, subscription) = watcher.ends();
         let received = tokio::select! {
             heard = socket.heard() => match heard {
-                Heard::Gone | Heard::TooLarge => return End::Gone,
+                Heard::Gone => return End::Gone,
+                Heard::TooLarge => return End::TooLarge,
                 // Watchers have nothing to say.
                 Heard::Text(_) | Heard::Refused { .. } => continue,
             },

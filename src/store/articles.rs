@@ -55,7 +55,7 @@ impl Store {
     }
 
     /// Returns up to `limit` articles of the active version after the id `after`, by id, whose
-    /// title, id or category holds `text`.
+    /// title, id, category or text holds `text`.
     ///
     /// # Errors
     /// When the database fails.
@@ -76,7 +76,7 @@ impl Store {
              LEFT JOIN knowledge_card_counts n ON n.tenant = a.tenant AND n.base = a.base AND n.article = a.article
              WHERE b.tenant = $1 AND b.base = $2 AND a.article > $3
                AND (LOWER(c.title) LIKE $4 ESCAPE '!' OR LOWER(a.article) LIKE $4 ESCAPE '!'
-                    OR LOWER(COALESCE(c.category, '')) LIKE $4 ESCAPE '!')
+                    OR LOWER(COALESCE(c.category, '')) LIKE $4 ESCAPE '!' OR LOWER(c.body) LIKE $4 ESCAPE '!')
              ORDER BY a.article LIMIT $5",
         )
         .bind(tenant)

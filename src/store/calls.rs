@@ -13,13 +13,11 @@ use super::StoreError;
 use crate::event::CallId;
 use crate::event::CallKey;
 use crate::event::Channel;
-use crate::event::DraftState;
 use crate::event::Emotion;
 use crate::event::Envelope;
 use crate::event::Event;
 use crate::event::Speaker;
 use crate::event::Trend;
-use crate::event::Verdict;
 
 /// How many of the latest valences a record keeps: the board's emotion line.
 const VALENCES_KEPT: usize = 60;
@@ -125,7 +123,7 @@ pub struct CallRecord {
 }
 
 impl CallRecord {
-    /// Folds one settled envelope in.
+    /// Folds one settled envelope in, but for the counts of drafts, which need to know each draft.
     pub fn apply(&mut self, envelope: &Envelope) {
         self.seq = envelope.seq;
         match &envelope.event {
@@ -151,10 +149,6 @@ impl CallRecord {
                 }
             }
             Event::Cards { cards, .. } => self.counts.cards += cards.len() as u64,
-            Event::Draft(draft) if draft.state == DraftState::Done => self.counts.drafts += 1,
-            Event::DraftJudged { verdict: Verdict::Accepted | Verdict::Edited, .. } => {
-                self.counts.drafts_used += 1;
-            }
             Event::Note { .. } => self.counts.notes += 1,
             Event::CallClosed { reason, .. } => {
                 let is_interrupted = reason == INTERRUPTED;
@@ -244,7 +238,7 @@ impl Store {
             }
             query.push(
                 " OR EXISTS (SELECT 1 FROM events WHERE events.tenant = calls.tenant
-                  AND events.call = calls.call AND type = 'segment' AND LOWER(body) LIKE ",
+                  AND events.call = calls.call AND folded LIKE ",
             );
             query.push_bind(pattern).push(" ESCAPE '!'))");
         }

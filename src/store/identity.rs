@@ -149,6 +149,14 @@ pub(super) fn check_name(name: &str) -> Result<(), UserError> {
     Ok(())
 }
 
+/// Refuses names of tenants that could not name a folder either.
+pub(super) fn check_tenant(name: &str) -> Result<(), UserError> {
+    if name.contains(['@', '+']) {
+        return Err(UserError::Name(name.chars().take(NAME_MAX_BYTES).collect()));
+    }
+    check_name(name)
+}
+
 /// Writes a time in one width, so that times compare as texts.
 pub(super) fn time_text(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)

@@ -52,6 +52,20 @@ pub struct Version {
     pub passages: u64,
     /// When it was made.
     pub created_at: String,
+    /// How it differs from the version before; only in lists of versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Changes>,
+}
+
+/// How many articles differ between two versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Changes {
+    /// Only in the later one.
+    pub added: u64,
+    /// In both, with another content.
+    pub changed: u64,
+    /// Only in the earlier one.
+    pub removed: u64,
 }
 
 /// An active version, for opening the indexes at start.
@@ -220,7 +234,37 @@ impl Store {
         .bind(base)
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(version_of).collect()
+        let mut versions: Vec<Version> = rows.iter().map(version_of).collect::<Result<_, _>>()?;
+        for at in 0..versions.len() {
+            let before = versions.get(at + 1).map_or(0, |version| version.version);
+            let changes = self.changes(tenant, base, before, versions[at].version).await?;
+            versions[at].changes = Some(changes);
+        }
+        Ok(versions)
+    }
+
+    /// Counts how a version differs from another.
+    async fn changes(&self, tenant: &str, base: &str, from: u64, to: u64) -> Result<Changes, StoreError> {
+        let row = sqlx::query(
+            "WITH old AS (SELECT article, hash FROM knowledge_articles
+                          WHERE tenant = $1 AND base = $2 AND version = $3),
+                  new AS (SELECT article, hash FROM knowledge_articles
+                          WHERE tenant = $1 AND base = $2 AND version = $4)
+             SELECT (SELECT COUNT(*) FROM new WHERE article NOT IN (SELECT article FROM old)) AS added,
+                    (SELECT COUNT(*) FROM new JOIN old USING (article) WHERE new.hash <> old.hash) AS changed,
+                    (SELECT COUNT(*) FROM old WHERE article NOT IN (SELECT article FROM new)) AS removed",
+        )
+        .bind(tenant)
+        .bind(base)
+        .bind(from as i64)
+        .bind(to as i64)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(Changes {
+            added: count(&row, "added")?,
+            changed: count(&row, "changed")?,
+            removed: count(&row, "removed")?,
+        })
     }
 
     /// Makes a version in state `building`: the active one with `changes`. If they change nothing,
@@ -302,6 +346,7 @@ impl Store {
             articles: hashes.len() as u64,
             passages: 0,
             created_at,
+            changes: None,
         })
     }
 
@@ -448,6 +493,7 @@ fn version_of(row: &SqliteRow) -> Result<Version, StoreError> {
         articles: count(row, "articles")?,
         passages: count(row, "passages")?,
         created_at: row.try_get("created_at")?,
+        changes: None,
     })
 }
 

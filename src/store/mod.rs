@@ -2,7 +2,7 @@
 
 pub mod articles;
 pub mod calls;
-mod cards;
+pub mod cards;
 mod events;
 pub mod identity;
 pub mod imports;
@@ -38,6 +38,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "calls", include_str!("../../migrations/0001_calls.sql")),
     (2, "knowledge", include_str!("../../migrations/0002_knowledge.sql")),
     (3, "users", include_str!("../../migrations/0003_users.sql")),
+    (4, "search", include_str!("../../migrations/0004_search.sql")),
 ];
 
 /// Says why the store failed.

@@ -31,12 +31,26 @@ impl Store {
         Ok(Some(StoredTerms { lists: row.try_get("lists")?, version: row.try_get("version")? }))
     }
 
-    /// Replaces the lists of the tenant and returns their version.
+    /// Replaces the lists of the tenant and returns their version; `None`, and nothing changes, when
+    /// `expected` is given and is not the version of the old ones, 0 for none.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn put_terms(&self, tenant: &str, lists: &str) -> Result<i64, UserError> {
+    pub async fn put_terms(
+        &self,
+        tenant: &str,
+        lists: &str,
+        expected: Option<i64>,
+    ) -> Result<Option<i64>, UserError> {
         self.ensure_tenant(tenant).await?;
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let newest: Option<i64> = sqlx::query_scalar("SELECT version FROM terms WHERE tenant = $1")
+            .bind(tenant)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        if expected.is_some_and(|expected| expected != newest.unwrap_or(0)) {
+            return Ok(None);
+        }
         let row = sqlx::query(
             "INSERT INTO terms (tenant, lists, version, updated_at) VALUES ($1, $2, 1, $3)
              ON CONFLICT (tenant) DO UPDATE
@@ -46,8 +60,9 @@ impl Store {
         .bind(tenant)
         .bind(lists)
         .bind(time_text(Utc::now()))
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *transaction)
         .await?;
-        Ok(row.try_get("version")?)
+        transaction.commit().await?;
+        Ok(Some(row.try_get("version")?))
     }
 }

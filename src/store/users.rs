@@ -10,6 +10,7 @@ use crate::store::Store;
 use crate::store::identity::Role;
 use crate::store::identity::UserError;
 use crate::store::identity::check_name;
+use crate::store::identity::check_tenant;
 use crate::store::identity::role_of;
 use crate::store::identity::time_text;
 use crate::store::secret::Secret;
@@ -66,7 +67,7 @@ impl Store {
     /// # Errors
     /// When the name is not allowed or the database fails.
     pub async fn ensure_tenant(&self, tenant: &str) -> Result<(), UserError> {
-        check_name(tenant)?;
+        check_tenant(tenant)?;
         sqlx::query("INSERT INTO tenants (name, created_at) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
             .bind(tenant)
             .bind(time_text(Utc::now()))

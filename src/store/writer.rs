@@ -135,8 +135,8 @@ async fn write_one(connection: &mut SqliteConnection, append: &Append) -> Result
     .await?;
     for Entry { envelope, ingest_seq } in &append.events {
         sqlx::query(
-            "INSERT INTO events (tenant, call, seq, at, type, body, ingest_seq)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO events (tenant, call, seq, at, type, body, ingest_seq, folded)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(tenant)
         .bind(call.as_str())
@@ -145,13 +145,22 @@ async fn write_one(connection: &mut SqliteConnection, append: &Append) -> Result
         .bind(envelope.event.name())
         .bind(serde_json::to_string(&envelope.event)?)
         .bind(ingest_seq.map(|seq| seq as i64))
+        .bind(folded(&envelope.event))
         .execute(&mut *connection)
         .await?;
         if let Event::Cards { cards, .. } = &envelope.event {
             for card in cards {
-                count_card(connection, tenant, card, CardUse::Pushed).await?;
+                count_card(connection, tenant, card, CardUse { pushed: 1, ..CardUse::default() }).await?;
             }
         }
     }
     Ok(())
+}
+
+/// Returns the text by which a call is found.
+fn folded(event: &Event) -> Option<String> {
+    match event {
+        Event::Segment(segment) => Some(segment.text.to_lowercase()),
+        _ => None,
+    }
 }

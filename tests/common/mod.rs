@@ -59,6 +59,7 @@ pub async fn calls(folder: &Path, config: assist::Config) -> Calls {
         searches: Arc::new(Semaphore::new(1)),
         drafter: Drafter::without_model("no model in this test"),
         emotions: None,
+        engine: None,
         counters: Arc::default(),
         config,
     };

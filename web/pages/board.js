@@ -15,6 +15,9 @@ import { go } from '../router.js';
 import { loadTitles, nameOf, named } from '../bases.js';
 import { now } from '../clock.js';
 import { perFrame, watch } from '../socket.js';
+import { assistant, whyNoEmotion } from '../session.js';
+import { useAssistant } from '../parts/use_assistant.js';
+import { useNode } from '../parts/use_node.js';
 import { useReadiness } from '../parts/readiness.js';
 
 const POLL_MS = 3000;
@@ -39,8 +42,10 @@ function watchBoard() {
   const socket = watch({ path: () => '/v1/events', onMessage, onLink: (value) => { link.value = value; } });
   // The stream leaves out segments: the last sentences come with the list.
   const poll = async () => {
+    const askedAt = Date.now();
     try {
-      dispatch({ do: 'list', calls: listOf(await get('/v1/calls?state=open&limit=500'), 'calls'), isAll: false });
+      const answer = await get('/v1/calls?state=open&limit=500');
+      dispatch({ do: 'list', calls: listOf(answer, 'calls'), isAll: false, isComplete: !answer.next, askedAt });
       error.value = null;
     } catch (failure) {
       error.value = failure;
@@ -54,6 +59,7 @@ function watchBoard() {
 
 export function Board() {
   const live = useMemo(watchBoard, []);
+  useAssistant();
   const [filter, setFilter] = useState('');
   const [view, setView] = useState(() => sessionStorage.getItem('board-view') ?? 'tiles');
   useEffect(() => {
@@ -99,23 +105,36 @@ function Strip({ state, all, link }) {
   const upset = all.filter(isUpset).length;
   const flagged = all.filter((call) => call.flag !== null).length;
   const alerts = all.reduce((sum, call) => sum + freshAlerts(call).length, 0);
-  const lag = lagP95(state.lags);
+  const node = useNode();
+  // The server measures up to the page's socket; without its figure, what this page has seen.
+  const lag = node?.lag_p95_ms ?? lagP95(state.lags);
   const ready = useReadiness();
+  const health = nodeHealth(node, ready);
   return html`<section class="strip" aria-label="All calls now">
     <${Figure} value=${all.length} words=${all.length === 1 ? 'open call' : 'open calls'} />
     <${Figure} value=${upset} words="frustrated or angry" tone=${upset > 0 ? 'warn' : ''} />
     <${Figure} value=${flagged} words="flagged by agents" tone=${flagged > 0 ? 'warn' : ''} />
-    <${Figure} value=${alerts} words="alerts in two minutes" tone=${alerts > 0 ? 'bad' : ''} />
-    <${Figure} value=${lag === null ? '–' : `${Math.round(lag)} ms`} words="lag, 95th percentile" />
-    ${ready && html`<p class=${`figure ${ready.isWell ? '' : 'tone-warn'}`}><strong>${ready.isWell ? 'ready' : 'degraded'}</strong><span>${ready.isWell ? 'database, index, model' : ready.word}</span></p>`}
+    <${Figure} value=${alerts} words="alerts in 2 minutes" tone=${alerts > 0 ? 'bad' : ''} />
+    <${Figure} value=${lag === null ? '–' : `${Math.round(lag)} ms`} words="p95 lag" title="95 of 100 events came faster" />
+    <${Figure} value=${node?.engine?.waiting ?? '–'} words="model queue" title=${queueTitle(node)} tone=${node?.engine?.waiting > node?.engine?.running ? 'warn' : ''} />
+    ${health && html`<${Figure} value=${health.isWell ? 'ready' : 'degraded'} words=${health.word} tone=${health.isWell ? '' : 'warn'} />`}
     <p class="strip-link" role="status">${link.status === 'live' ? html`<span class="link-state live">● live</span>`
       : link.status === 'lost' ? html`<span class="link-state lost">○ lost, coming back <span class="number">${Math.round((now.value - link.since) / 1000)} s</span></span>`
         : html`<span class="link-state faint">○ connecting</span>`}</p>
   </section>`;
 }
 
-function Figure({ value, words, tone = '' }) {
-  return html`<p class=${`figure ${tone && `tone-${tone}`}`}><strong class="number">${value}</strong><span>${words}</span></p>`;
+/** Returns how the node is, in words. What is missing says more than that something is. */
+function nodeHealth(node, ready) {
+  if (ready && !ready.isWell) return ready;
+  if (node && !node.ready) return { word: 'the node is not ready', isWell: false };
+  return ready && { word: 'database, index, model', isWell: true };
+}
+
+const queueTitle = (node) => (node?.engine ? `${plural(node.engine.running, 'request')} in work, ${node.engine.waiting} waiting` : 'The server does not say');
+
+function Figure({ value, words, tone = '', title }) {
+  return html`<p class=${`figure ${tone && `tone-${tone}`}`} title=${title}><strong class="number">${value}</strong><span>${words}</span></p>`;
 }
 
 const freshAlerts = (call) => call.alerts.filter((alert) => alert.kind !== 'flag' && now.value - alert.at < FRESH_ALERT_MS);
@@ -137,11 +156,12 @@ const link = (call) => `/calls/${encodeURIComponent(call.call)}`;
 const age = (call) => (call.openedAt ? clock(now.value - call.openedAt) : '–');
 
 function Tiles({ calls }) {
+  const silent = whyNoEmotion(assistant.value);
   return html`<ol class="tiles">
     ${calls.map((call) => html`<li key=${call.call}><a class=${`tile ${call.flag !== null || isUpset(call) ? 'needs' : ''} edge-${TONES[call.mood?.label] ?? 'plain'}`} href=${link(call)}>
       <header><strong>${nameOf(call)}</strong><span class="number faint">${age(call)}</span></header>
       <p class="faint tile-who">${[call.agent, call.customer && named(call.knowledge), call.channel].filter(Boolean).join(' · ')}</p>
-      <p class="tile-mood">${call.mood ? html`<${EmotionWord} mood=${call.mood} />` : html`<span class="faint">listening</span>`}
+      <p class="tile-mood">${call.mood ? html`<${EmotionWord} mood=${call.mood} />` : html`<span class="faint" title=${silent}>${silent ? 'emotion –' : 'listening'}</span>`}
         <${Sparkline} values=${call.valences} tone=${TONES[call.mood?.label] ?? 'plain'} label="Valence" /></p>
       <p class="last">${call.last ? html`<span class="faint">${call.last.speaker}</span> ${call.last.text}` : html`<span class="faint">nothing said yet</span>`}</p>
       <${Badges} call=${call} />

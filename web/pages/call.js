@@ -22,9 +22,9 @@ export function Call({ argument }) {
     let started = null;
     if (Object.keys(titles.value).length === 0) loadTitles();
     // A socket cannot say why it was refused; the resource can.
-    get(v1('calls', argument)).then(() => {
+    get(v1('calls', argument)).then((record) => {
       if (isGone) return;
-      started = watchCall(argument);
+      started = watchCall(argument, record?.started_at);
       setLive(started);
     }, (failure) => { if (!isGone) setError(failure); });
     return () => {

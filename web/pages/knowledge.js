@@ -125,9 +125,9 @@ function Base({ base, round, imports, onChanged }) {
       <div><h1>${base.title}</h1>
         <p class="faint">${plural(base.articles ?? 0, 'article')} · ${plural(base.passages ?? 0, 'passage')} · ${base.language ?? 'en'}${base.version ? ` · version ${base.version} is what agents get` : ' · nothing published yet'}</p></div>
       <div class="row">
-        <input ref=${picker} id="files" type="file" multiple class="visually-hidden" onChange=${onPick} accept=".md,.txt,.html,.htm,.csv,.json,.zip,.pdf,.docx" aria-label="Files to import" />
+        <input ref=${picker} id="files" type="file" multiple class="visually-hidden" onChange=${onPick} accept=".md,.txt,.html,.htm,.csv,.json,.zip" aria-label="Files to import" />
         <button class="primary" onClick=${() => picker.current.click()}>Import files</button>
-        <span class="faint">or drop them anywhere</span>
+        <span class="faint">or drop them anywhere: Markdown, text, HTML, CSV, JSON, or a ZIP of these</span>
       </div>
     </header>
     <${Imports} items=${mine} onForget=${imports.forget} />
@@ -206,12 +206,20 @@ function Versions({ base, round, onChanged }) {
   return html`<section class="panel-box"><h2 class="caption">Versions</h2>
     <${Problem} error=${error ?? failure} />
     <ol class="version-list">${rows.map((row) => html`<li key=${row.version} class=${row.state === 'active' ? 'active' : ''}>
-      <div><strong class="number">v${row.version}</strong>${row.state === 'active' && html` <span class="badge tone-good">✓ agents get this</span>`}
+      <div><strong class="number">v${row.version}</strong><${Changes} changes=${row.changes} />${row.state === 'active' && html` <span class="badge tone-good">✓ agents get this</span>`}
         <p class="faint">${[moment(row.created_at), plural(row.articles, 'article'), row.reason].filter(Boolean).join(' · ')}</p></div>
       ${row.state === 'retired' && html`<button class="small" disabled=${busy !== null} onClick=${() => activate(row.version)}>${row.version < base.version ? 'Roll back to it' : 'Publish'}</button>`}
     </li>`)}</ol>
     ${value?.length === 0 && html`<p class="faint pad">The first import becomes version 1.</p>`}
   </section>`;
+}
+
+/** What changed against the version before: `+3 ~1 −0`, in words for who listens. */
+function Changes({ changes }) {
+  if (!changes) return null;
+  const { added = 0, changed = 0, removed = 0 } = changes;
+  const spoken = `${plural(added, 'article')} added, ${changed} changed, ${removed} removed since the version before`;
+  return html` <span class="changes number" title=${spoken}><span aria-hidden="true">+${added} ~${changed} −${removed}</span><span class="visually-hidden">${spoken}</span></span>`;
 }
 
 /** Returns what agents made of an article's cards, in words. @param {any} article */

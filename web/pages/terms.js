@@ -4,7 +4,7 @@ import { useEffect, useState } from 'preact/hooks';
 
 import { html } from '../html.js';
 import { Empty, Problem } from '../parts/failure.js';
-import { get, listOf, put } from '../api.js';
+import { exchange, listOf } from '../api.js';
 import { plural } from '../text.js';
 
 const MATCHES = { word: 'whole words', prefix: 'word beginnings', regex: 'patterns (regex)' };
@@ -20,50 +20,102 @@ const keyed = (list) => {
 
 export function Terms() {
   const [lists, setLists] = useState(null);
-  const [saved, setSaved] = useState('');
+  // What the server has, as far as this page knows: the lists as text, and the tag of their version.
+  const [saved, setSaved] = useState({ text: '', etag: null });
   const [error, setError] = useState(null);
   const [state, setState] = useState('');
+  const [isBusy, setBusy] = useState(false);
+  // Somebody else saved meanwhile: what they have, and what they changed.
+  const [theirs, setTheirs] = useState(null);
+  // What was typed here before theirs were loaded: nothing typed is lost.
+  const [mine, setMine] = useState(null);
+  const load = async () => {
+    const { value, etag } = await exchange('GET', '/v1/terms');
+    const loaded = listOf(value, 'terms').map(keyed);
+    return { lists: loaded, text: text(loaded), etag };
+  };
   useEffect(() => {
-    get('/v1/terms').then((answer) => {
-      const loaded = listOf(answer, 'terms').map(keyed);
-      setLists(loaded);
-      setSaved(text(loaded));
+    load().then((loaded) => {
+      setLists(loaded.lists);
+      setSaved(loaded);
     }, setError);
   }, []);
-  const change = (key, fields) => {
+  const show = (next) => {
     setState('');
-    setLists(lists.map((list) => (list.key === key ? { ...list, ...fields } : list)));
+    setLists(next);
   };
-  const isChanged = lists !== null && text(lists) !== saved;
-  const save = async (event) => {
-    event.preventDefault();
+  const change = (key, fields) => show(lists.map((list) => (list.key === key ? { ...list, ...fields } : list)));
+  const isChanged = lists !== null && text(lists) !== saved.text;
+
+  /** Saves what is shown; without a tag whatever the server has by now. */
+  const save = async (etag) => {
+    setBusy(true);
+    setState('');
+    const sent = text(lists);
     try {
-      await put('/v1/terms', plain(lists));
-      setSaved(text(lists));
+      const answer = await exchange('PUT', '/v1/terms', { body: plain(lists), ifMatch: etag });
+      setSaved({ text: sent, etag: answer.etag });
       setError(null);
+      setTheirs(null);
+      setMine(null);
       setState('Saved. Running calls watch for these terms from now on.');
     } catch (failure) {
-      setError(failure);
-      setState('');
+      setError(failure.status === 412 ? null : failure);
+      if (failure.status === 412) await load().then((loaded) => setTheirs({ ...loaded, changes: changes(saved.text, loaded.text) }), setError);
     }
+    setBusy(false);
+  };
+  const takeTheirs = () => {
+    setMine(lists);
+    show(theirs.lists);
+    setSaved(theirs);
+    setTheirs(null);
+  };
+  const takeMine = () => {
+    show(mine);
+    setMine(null);
   };
   return html`<main id="main" tabindex="-1" class="page">
     <header class="page-head"><div><h1>Sensitive terms</h1>
       <p class="faint">What every call is watched for. Card numbers, e-mail addresses and the like are always removed; these lists are yours.</p></div>
-      ${lists && html`<button onClick=${() => setLists([keyed(BLANK), ...lists])}>+ new list</button>`}</header>
+      ${lists && html`<button onClick=${() => show([keyed(BLANK), ...lists])}>+ new list</button>`}</header>
     ${lists === null && !error && html`<p class="faint" role="status">Loading …</p>`}
-    <form onSubmit=${save}>
+    <form onSubmit=${(event) => { event.preventDefault(); save(saved.etag); }}>
       ${lists?.length === 0 && html`<${Empty} title="No lists yet"><p>A list is a category, its terms, and what happens when one is said.</p><//>`}
       <div class="term-lists">${lists?.map((list) => html`<${TermList} key=${list.key} list=${list} onChange=${(fields) => change(list.key, fields)}
-        onRemove=${() => setLists(lists.filter((other) => other.key !== list.key))} />`)}</div>
+        onRemove=${() => show(lists.filter((other) => other.key !== list.key))} />`)}</div>
       <footer class="save-bar">
         <${Problem} error=${error} />
+        ${theirs && html`<${Conflict} changes=${theirs.changes} isBusy=${isBusy} onTheirs=${takeTheirs} onMine=${() => save(null)} />`}
+        ${mine && html`<p class="notice" role="status"><span>These are their lists. What you typed is kept.</span> <button type="button" class="small" onClick=${takeMine}>Back to mine</button></p>`}
         ${state && html`<p class="tone-good" role="status">✓ ${state}</p>`}
-        <button class="primary" disabled=${!isChanged}>Save all lists</button>
-        ${isChanged && html`<span class="faint">not saved yet</span>`}
+        ${!theirs && html`<button class="primary" disabled=${!isChanged || isBusy}>${isBusy ? 'Saving …' : 'Save all lists'}</button>`}
+        ${isChanged && !theirs && html`<span class="faint">not saved yet</span>`}
       </footer>
     </form>
   </main>`;
+}
+
+/** Somebody else was faster: what they changed, and the two ways on. */
+function Conflict({ changes: changed, isBusy, onTheirs, onMine }) {
+  return html`<section class="conflict" role="alert" aria-label="Somebody else changed the lists">
+    <p><strong>Somebody else changed the lists meanwhile.</strong> Nothing of yours was saved, and nothing is lost.
+      ${changed.length > 0 && html` <span class="faint">They ${changed.join('; ')}.</span>`}</p>
+    <div class="row"><button type="button" disabled=${isBusy} onClick=${onTheirs}>Load theirs</button>
+      <button type="button" class="danger" disabled=${isBusy} onClick=${onMine}>${isBusy ? 'Saving …' : 'Save mine anyway'}</button></div>
+  </section>`;
+}
+
+/** Returns what turned one saved text into the other, by category. @param {string} before @param {string} after @returns {string[]} */
+function changes(before, after) {
+  const byCategory = (saved) => new Map(JSON.parse(saved || '[]').map((list) => [list.category, JSON.stringify(list)]));
+  const [old, now] = [byCategory(before), byCategory(after)];
+  const found = {
+    added: [...now.keys()].filter((category) => !old.has(category)),
+    changed: [...now.keys()].filter((category) => old.has(category) && old.get(category) !== now.get(category)),
+    removed: [...old.keys()].filter((category) => !now.has(category)),
+  };
+  return Object.entries(found).filter(([, names]) => names.length > 0).map(([what, names]) => `${what} ${names.map((name) => `“${name}”`).join(', ')}`);
 }
 
 /** What the server is sent. @param {any[]} lists */

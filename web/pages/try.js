@@ -5,6 +5,7 @@ import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 
 import { html } from '../html.js';
 import { CallPanel } from '../parts/call_panel.js';
+import { Empty } from '../parts/failure.js';
 import { Redacted } from '../parts/transcript.js';
 import { loadTitles, titles } from '../bases.js';
 import { session } from '../session.js';
@@ -60,15 +61,19 @@ function Play({ call, base, onBase, onAgain }) {
   const [live, setLive] = useState(null);
   const player = useMemo(() => startPlaying({ call, agent: session.value.name, knowledge: base ? [base] : [] }, setState), [call]);
   const input = useRef(null);
+  const again = useRef(null);
   useEffect(() => {
     input.current?.focus();
     return player.end;
   }, [player]);
+  useEffect(() => { if (state.status === 'stopped') again.current?.focus(); }, [state.status]);
   // The call is there to be watched once the ingest has started it.
-  const isStarted = state.status !== 'connecting';
+  const hasStarted = useRef(false);
+  hasStarted.current ||= state.status === 'live';
+  const isStarted = hasStarted.current;
   useEffect(() => {
     if (!isStarted) return undefined;
-    const watched = watchCall(call);
+    const watched = watchCall(call, player.started);
     setLive(watched);
     return watched.stop;
   }, [call, isStarted]);
@@ -87,7 +92,8 @@ function Play({ call, base, onBase, onAgain }) {
     type(prompt);
     input.current?.focus();
   };
-  const isOver = state.status === 'ended' || live?.call.value.closed;
+  const isOver = ['ended', 'stopped'].includes(state.status) || live?.call.value.closed;
+  const isRefused = state.status === 'stopped' && !live;
   const onUse = useMemo(() => (used) => player.say('agent', used), [player]);
   const prompts = [['ask something', QUESTIONS[base] ?? ANY_QUESTION], ...PROMPTS];
   return html`<main id="main" tabindex="-1" class="try">
@@ -96,10 +102,10 @@ function Play({ call, base, onBase, onAgain }) {
         <p class="faint">Type; the assistant listens as you do. <kbd>Enter</kbd> says it.</p>
         <label class="whom"><span>You are calling</span><select value=${base} onChange=${(event) => onBase(event.target.value)}>
           ${Object.entries(titles.value).map(([id, title]) => html`<option key=${id} value=${id}>${title}</option>`)}</select></label></header>
-      <${Chat} call=${live?.call.value} />
-      ${state.error && html`<p class="problem" role="alert">${state.error}</p>`}
-      ${state.status === 'lost' && html`<p class="problem" role="status">Connection lost, coming back …</p>`}
-      ${isOver ? html`<div class="row"><button class="primary" onClick=${onAgain}>Call again</button></div>` : html`
+      <${Chat} call=${live?.call.value} isOver=${isOver} />
+      ${state.error && html`<p class="problem" role="alert">${state.status === 'stopped' && html`<strong>${live ? 'The call cannot go on.' : 'The call was refused.'}</strong> `}${state.error}</p>`}
+      ${state.status === 'lost' && html`<p class="problem" role="status">${isStarted ? 'Connection lost' : 'The server does not answer'}, trying again …</p>`}
+      ${isOver ? html`<div class="row"><button class="primary" onClick=${onAgain} ref=${again}>Start a new call</button></div>` : html`
         <form class="composer" onSubmit=${say}>
           <textarea ref=${input} id="customer-says" rows="2" value=${text} aria-label="What the customer says" placeholder="Say something …" onInput=${(event) => type(event.target.value)}
             onKeyDown=${(event) => { if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) say(event); }}></textarea>
@@ -109,19 +115,19 @@ function Play({ call, base, onBase, onAgain }) {
         <div class="prompts"><span class="faint">Try to</span>${prompts.map(([title, prompt]) => html`<button key=${title} class="small" onClick=${() => choose(prompt)}>${title}</button>`)}</div>`}
     </section>
     <section class="agent-side" aria-label="What the agent sees">
-      <header class="caption-row"><h2 class="caption">What the agent sees</h2><a class="small" href=${`/calls/${encodeURIComponent(call)}`} target="_blank" rel="noopener">open in a tab of its own ↗</a></header>
-      ${live ? html`<${CallPanel} live=${live} isReadOnly=${false} onUse=${onUse} />` : html`<p class="faint pad" role="status">Connecting …</p>`}
+      <header class="caption-row"><h2 class="caption">What the agent sees</h2>${!isRefused && html`<a class="small" href=${`/calls/${encodeURIComponent(call)}`} target="_blank" rel="noopener">open in a tab of its own ↗</a>`}</header>
+      ${live ? html`<${CallPanel} live=${live} isReadOnly=${false} onUse=${onUse} />` : isRefused ? html`<${Empty} title="The call did not begin"><p>What the agent sees appears here once a call is there.</p><//>` : html`<p class="faint pad" role="status">Connecting …</p>`}
     </section>
   </main>`;
 }
 
 /** The customer's own view: what was said, nothing of the assistant. */
-function Chat({ call }) {
+function Chat({ call, isOver }) {
   const end = useRef(null);
   const said = (call?.segments ?? []).filter((segment) => segment.final);
   useEffect(() => { end.current?.scrollTo(0, end.current.scrollHeight); }, [said.length]);
   return html`<ol class="chat" ref=${end} aria-label="The conversation" aria-live="polite">
     ${said.map((segment) => html`<li key=${segment.id} class=${segment.speaker}><span class="visually-hidden">${segment.speaker}: </span><${Redacted} text=${segment.text} /></li>`)}
-    ${said.length === 0 && html`<li class="faint hint">Nobody has spoken yet. Type below, or take one of the proposals.</li>`}
+    ${said.length === 0 && !isOver && html`<li class="faint hint">Nobody has spoken yet. Type below, or take one of the proposals.</li>`}
   </ol>`;
 }

@@ -3,6 +3,7 @@
 import { useEffect, useState } from 'preact/hooks';
 
 import { html } from '../html.js';
+import { NewPassword, PasswordDialog } from '../parts/password.js';
 import { Problem } from '../parts/failure.js';
 import { Secret } from '../parts/secret.js';
 import { get, listOf, post, remove, request, v1 } from '../api.js';
@@ -44,15 +45,28 @@ function People() {
   const { rows, error, attempt } = useList('/v1/users', 'users');
   const [name, setName] = useState('');
   const [role, setRole] = useState('agent');
+  const [entry, setEntry] = useState('link');
+  const [password, setPassword] = useState('');
   const [link, setLink] = useState(null);
+  const [done, setDone] = useState('');
+  const [changing, setChanging] = useState(null);
   const add = async (event) => {
     event.preventDefault();
-    const made = await attempt(() => post('/v1/users', { name: name.trim(), role }));
+    const withPassword = entry === 'password';
+    const made = await attempt(() => post('/v1/users', { name: name.trim(), role, ...(withPassword ? { password } : {}) }));
     if (!made) return;
-    setLink({ name: made.name, path: made.link });
+    setLink(made.link ? { name: made.name, path: made.link } : null);
+    setDone(withPassword ? `${made.name} can sign in with the password now.` : '');
     setName('');
+    setPassword('');
+  };
+  const onPassword = () => {
+    setDone(`The password of ${changing.name} is set.`);
+    setChanging(null);
+    attempt(() => null); // Loads the list anew.
   };
   const newLink = async (user) => {
+    setDone('');
     const made = await attempt(() => post(v1('users', user.name, 'link')));
     if (made) setLink({ name: user.name, path: made.link });
   };
@@ -61,9 +75,12 @@ function People() {
     <form class="row add-row" onSubmit=${add}>
       <label class="grow">Name<input value=${name} onInput=${(event) => setName(event.target.value)} required spellcheck="false" autocapitalize="none" placeholder="jo" /></label>
       <label>Role<select value=${role} onChange=${(event) => setRole(event.target.value)}>${Object.entries(ROLES).map(([value, shown]) => html`<option key=${value} value=${value}>${shown}</option>`)}</select></label>
+      <label>First sign-in<select value=${entry} onChange=${(event) => setEntry(event.target.value)}><option value="link">with a one-time link</option><option value="password">with a password that you set</option></select></label>
+      ${entry === 'password' && html`<${NewPassword} label="Password" value=${password} onInput=${setPassword} />`}
       <button class="primary">Add</button>
     </form>
     <${Problem} error=${error} />
+    ${done && html`<p class="tone-good" role="status">✓ ${done}</p>`}
     ${link?.path && html`<${Secret} title=${`One-time link for ${link.name}`} value=${new URL(link.path, location.origin).href}
       says="It works once, within a day. It is not shown again." onDone=${() => setLink(null)} />`}
     <div class="table-box"><table>
@@ -74,9 +91,11 @@ function People() {
           onChange=${(event) => change(user, { role: event.target.value })}>${Object.keys(ROLES).map((value) => html`<option key=${value}>${value}</option>`)}</select></td>
         <td>${user.has_password ? 'password' : 'links'}</td><td class="number">${moment(user.created_at)}</td>
         <td class="right actions-cell">
-          ${!user.disabled && html`<button class="small" onClick=${() => newLink(user)}>New link</button>`}
+          ${!user.disabled && html`<button class="small" onClick=${() => newLink(user)} aria-label=${`New link for ${user.name}`}>New link</button>
+            <button class="small" onClick=${() => setChanging(user)} aria-label=${`${user.has_password ? 'Change' : 'Set'} the password of ${user.name}`}>${user.has_password ? 'Change' : 'Set'} password</button>`}
           ${user.name !== session.value?.name && html`<button class="small" onClick=${() => change(user, { disabled: !user.disabled })}>${user.disabled ? 'Enable' : 'Disable'}</button>`}
         </td></tr>`)}</tbody></table></div>
+    ${changing && html`<${PasswordDialog} user=${changing} isOwn=${changing.name === session.value?.name} onClose=${() => setChanging(null)} onDone=${onPassword} />`}
   </section>`;
 }
 

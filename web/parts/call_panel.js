@@ -5,16 +5,18 @@ import { useCallback, useEffect, useMemo, useState } from 'preact/hooks';
 
 import { html } from '../html.js';
 import { Cards } from './cards.js';
+import { Checklist } from './checklist.js';
 import { Dialog } from './dialog.js';
 import { DraftCard } from './draft.js';
 import { KeyHelp, useKeys } from './keys.js';
-import { Redacted, Transcript } from './transcript.js';
+import { Ended } from './ended.js';
 import { SearchDialog } from './search.js';
+import { Transcript } from './transcript.js';
 import { Vitals } from './vitals.js';
 import { copy } from '../clipboard.js';
 import { nameOf, titles } from '../bases.js';
 import { makeHands, pressed } from './hands.js';
-import { plural, words } from '../text.js';
+import { useAssistant } from './use_assistant.js';
 
 const NOTICE_MS = 4000;
 
@@ -32,6 +34,7 @@ export function CallPanel({ live, isReadOnly, next = null, onNext = () => {}, on
   const call = live.call.value;
   const panel = live.panel.value;
   const draft = live.shown.value;
+  useAssistant();
   useKeys(useCallback((key) => {
     if (isReadOnly && !['?', 'escape', 'n', '1', '2', '3', '/', 'o'].includes(key)) return;
     pressed(key, hands, live, onNext);
@@ -53,7 +56,7 @@ export function CallPanel({ live, isReadOnly, next = null, onNext = () => {}, on
   const isLost = live.link.value.status === 'lost' && !call.closed;
   return html`<div class=${`call ${isLost ? 'is-lost' : ''}`}>
     <${Vitals} live=${live} isReadOnly=${isReadOnly} hands=${hands} />
-    ${call.closed && html`<${Ended} call=${call} panel=${panel} next=${next} onNext=${onNext} />`}
+    ${call.closed && html`<${Ended} call=${call} panel=${panel} isReadOnly=${isReadOnly} next=${next} onNext=${onNext} />`}
     <div class="work">
       <div class="assist">
         <${DraftCard} call=${call} draft=${draft} panel=${panel} isReadOnly=${isReadOnly} hands=${hands} />
@@ -61,7 +64,10 @@ export function CallPanel({ live, isReadOnly, next = null, onNext = () => {}, on
       </div>
       <${Transcript} call=${call} />
     </div>
-    <${Whispers} call=${call} panel=${panel} isReadOnly=${isReadOnly} hands=${hands} />
+    <footer class="foot">
+      <${Checklist} call=${call} />
+      <${Whispers} call=${call} panel=${panel} isReadOnly=${isReadOnly} hands=${hands} />
+    </footer>
     ${panel.notice && html`<p class=${`toast tone-${panel.notice.tone}`} role="status">${panel.notice.text}</p>`}
     ${panel.isSearching && html`<${SearchDialog} bases=${call.opened?.knowledge ?? []} onCopy=${onCopyFound} onClose=${() => hands.search(false)} />`}
     ${panel.isHelping && html`<${KeyHelp} onClose=${() => hands.help(false)} />`}
@@ -78,19 +84,19 @@ function Whispers({ call, panel, isReadOnly, hands }) {
     if (text.trim() && await hands.whisper(text.trim())) setText('');
   };
   if (isReadOnly) {
-    return html`<footer class="whispers">
+    return html`<div class="whispers">
       ${call.notes.length > 0 && html`<p class="sent"><span class="faint">${call.notes.at(-1).from} whispered</span> “${call.notes.at(-1).text}”</p>`}
       ${call.closed ? html`<p class="faint">The call has ended: nobody would read a whisper.</p>`
         : html`<form class="row grow" onSubmit=${send}>
           <input value=${text} onInput=${(event) => setText(event.target.value)} maxlength="500" aria-label="Whisper to the agent" placeholder=${`Whisper to ${call.opened?.agent ?? 'the agent'}; the customer does not see it`} />
           <button class="primary" disabled=${!text.trim()}>Whisper</button></form>`}
-    </footer>`;
+    </div>`;
   }
   if (!unread) return null;
-  return html`<footer class="whispers unread">
+  return html`<div class="whispers unread">
     <p><strong>${unread.from}</strong> <span class="faint">whispers</span> <span class="whisper-text">${unread.text}</span></p>
     <button class="quiet small" onClick=${hands.readNotes}>got it <kbd>Esc</kbd></button>
-  </footer>`;
+  </div>`;
 }
 
 function FlagDialog({ hands }) {
@@ -105,28 +111,4 @@ function FlagDialog({ hands }) {
         <input value=${message} onInput=${(event) => setMessage(event.target.value)} maxlength="300" autofocus placeholder="May I waive the fee?" /></label>
       <div class="row"><button class="primary">Flag the call <kbd>Enter</kbd></button></div>
     </form><//>`;
-}
-
-/** After the call: what it was, what was used, where to go. */
-function Ended({ call, panel, next, onNext }) {
-  const used = call.drafts.filter((draft) => draft.verdict === 'accepted' || draft.verdict === 'edited').length;
-  const finished = call.drafts.filter((draft) => draft.state === 'done').length;
-  const copied = Object.keys(panel.copied).length;
-  const wrong = Object.values(panel.wrong).filter(Boolean).length;
-  const facts = [
-    call.summary?.disposition && words(call.summary.disposition),
-    finished > 0 && `${used} of ${plural(finished, 'draft')} used`,
-    `${plural(call.cards.length, 'card')} shown${copied ? `, ${copied} copied` : ''}${wrong ? `, ${wrong} wrong` : ''}`,
-    call.closed.reason !== 'hangup' && words(call.closed.reason),
-  ].filter(Boolean);
-  return html`<section class="ended" aria-label="The call has ended">
-    <div>
-      <h2>${call.closed.reason === 'interrupted' ? 'The connection to this call was lost' : 'The call has ended'}</h2>
-      ${call.summary ? html`<p><${Redacted} text=${call.summary.text} /></p>` : html`<p class="faint">No summary was written.</p>`}
-      <p class="facts">${facts.map((fact) => html`<span class="badge" key=${fact}>${fact}</span>`)}
-        ${(call.summary?.topics ?? []).map((topic) => html`<span class="badge topic" key=${topic}>${topic}</span>`)}</p>
-    </div>
-    ${next ? html`<button class="primary" onClick=${onNext}>Next call: ${next.label} <kbd>N</kbd></button>`
-      : html`<p class="faint">No other call is open.</p>`}
-  </section>`;
 }

@@ -15,14 +15,14 @@ import { plural, strength } from '../text.js';
  * }} props
  */
 export function Cards({ call, panel, isReadOnly, hands }) {
-  const byId = new Map(call.cards.map((card) => [card.id, card]));
-  const shown = panel.order.map((id) => byId.get(id)).filter(Boolean);
+  const byKey = new Map(call.cards.map((card) => [card.key, card]));
+  const shown = panel.order.map((key) => byKey.get(key)).filter(Boolean);
   // Scores compare only within one search: each push has its own best.
   const best = new Map();
   for (const card of call.cards) best.set(card.round, Math.max(best.get(card.round) ?? 0, card.score));
   const near = shown.slice(0, panel.sight);
   const earlier = shown.slice(panel.sight);
-  const view = (card, index) => html`<${CardView} key=${card.id} card=${card} number=${index + 1} best=${best.get(card.round)}
+  const view = (card, index) => html`<${CardView} key=${card.key} card=${card} number=${index + 1} best=${best.get(card.round)}
     isNewest=${card.round === call.rounds} panel=${panel} isReadOnly=${isReadOnly} hands=${hands} />`;
   return html`<section class="cards" aria-label="Cards"
       onPointerEnter=${() => hands.hold(true)} onPointerLeave=${() => hands.hold(false)}
@@ -38,16 +38,16 @@ export function Cards({ call, panel, isReadOnly, hands }) {
 }
 
 function CardView({ card, number, best, isNewest, panel, isReadOnly, hands }) {
-  const isPinned = panel.pinned.includes(card.id);
-  const isWrong = Boolean(panel.wrong[card.id]);
-  const isCurrent = panel.current === card.id && !isReadOnly;
-  const isOpen = Boolean(panel.opened[card.id]);
+  const isPinned = panel.pinned.includes(card.key);
+  const isWrong = Boolean(panel.wrong[card.key]);
+  const isCurrent = panel.current === card.key && !isReadOnly;
+  const isOpen = Boolean(panel.opened[card.key]);
   const word = strength(card.score, best);
   const classes = ['card', isCurrent && 'current', isWrong && 'wrong', isPinned && 'pinned', isOpen && 'open', !isNewest && !isPinned && 'older'];
-  return html`<li class=${classes.filter(Boolean).join(' ')} id=${`card-${card.id}`} onClick=${() => hands.choose(card.id)}>
+  return html`<li class=${classes.filter(Boolean).join(' ')} id=${`card-${card.key}`} onClick=${() => hands.choose(card.key)}>
     <header>
       <span class="card-number number" aria-hidden="true">${number <= CARDS_IN_SIGHT ? number : '·'}</span>
-      <h3><button class="link plain" aria-expanded=${isOpen} onClick=${() => hands.open(card.id)}>${card.title}</button></h3>
+      <h3><button class="link plain" aria-expanded=${isOpen} onClick=${() => hands.open(card.key)}>${card.title}</button></h3>
       ${isPinned && html`<span class="badge tone-accent">pinned</span>`}
       ${isWrong && html`<span class="badge">marked wrong</span>`}
       <${Strength} word=${word} score=${card.score} />
@@ -57,9 +57,9 @@ function CardView({ card, number, best, isNewest, panel, isReadOnly, hands }) {
       <span class="faint">${card.base} · v${card.version}</span>
       <span class="card-tools">
         ${!isReadOnly && html`
-          <button class="quiet small" onClick=${() => hands.pin(card.id)} aria-pressed=${isPinned}>pin <kbd class="only-current">P</kbd></button>
-          <button class="quiet small" onClick=${() => hands.wrong(card.id)} aria-pressed=${isWrong}>wrong <kbd class="only-current">X</kbd></button>`}
-        <button class="quiet small" onClick=${() => hands.copy(card.id)}>${panel.copied[card.id] ? '✓ copied' : 'copy'}${number <= CARDS_IN_SIGHT && html` <kbd>${number}</kbd>`}</button>
+          <button class="quiet small" onClick=${() => hands.pin(card.key)} aria-pressed=${isPinned}>pin <kbd class="only-current">P</kbd></button>
+          <button class="quiet small" onClick=${() => hands.wrong(card.key)} aria-pressed=${isWrong}>wrong <kbd class="only-current">X</kbd></button>`}
+        <button class="quiet small" onClick=${() => hands.copy(card.key)}>${panel.copied[card.key] ? '✓ copied' : 'copy'}${number <= CARDS_IN_SIGHT && html` <kbd>${number}</kbd>`}</button>
       </span>
     </footer>
   </li>`;

@@ -1,10 +1,12 @@
 // The draft: words settle out of order among soft boxes, and nothing that has settled moves.
 // Select words and press E to have only those rewritten.
 
-import { useLayoutEffect, useRef } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 
 import { html } from '../html.js';
-import { draftPieces, spanOf } from '../state/pieces.js';
+import { assistant, whyNoDrafts } from '../session.js';
+import { draftText } from '../state/call.js';
+import { draftPieces, quotesKept, spanOf } from '../state/pieces.js';
 import { plural } from '../text.js';
 
 /**
@@ -18,18 +20,20 @@ import { plural } from '../text.js';
  */
 export function DraftCard({ call, draft, panel, isReadOnly, hands }) {
   const isCurrent = panel.current === 'draft' && !isReadOnly;
+  const mute = call.closed ? null : whyNoDrafts(assistant.value);
   return html`<section class=${`draft ${draft?.state ?? 'none'} ${isCurrent ? 'current' : ''}`} aria-label="Draft">
     <header class="caption-row">
-      <h2 class="caption">Draft <${State} draft=${draft} rewriting=${panel.rewriting} /></h2>
-      ${!isReadOnly && !call.closed && html`<div class="tools">
+      <h2 class="caption">Draft ${mute && !draft?.text ? html`<span class="badge">off</span>` : html`<${State} draft=${draft} rewriting=${panel.rewriting} />`}</h2>
+      ${!isReadOnly && !call.closed && !mute && html`<div class="tools">
         <button class="quiet small" onClick=${hands.again} title="Write it again">again <kbd>R</kbd></button>
-        ${draft?.state === 'done' && panel.edited === null && html`
+        ${draft?.state === 'done' && draft.verdict !== 'edited' && panel.edited === null && html`
           <button class="quiet small" onMouseDown=${keepSelection} onClick=${hands.rewrite} title="Rewrite only the words you selected">rewrite selection <kbd>E</kbd></button>`}
       </div>`}
     </header>
+    ${mute && html`<p class="draft-off" role="status">${mute}</p>`}
     ${panel.edited !== null ? html`<${Editor} text=${panel.edited.text} hands=${hands} />`
-      : html`<${DraftText} draft=${draft} panel=${panel} call=${call} hands=${hands} />`}
-    ${draft && panel.edited === null && html`<${Foot} call=${call} draft=${draft} isReadOnly=${isReadOnly} hands=${hands} />`}
+      : (!mute || draft?.text) && html`<${DraftText} draft=${draft} panel=${panel} call=${call} hands=${hands} />`}
+    ${draft && (!mute || draft.text) && panel.edited === null && html`<${Foot} call=${call} draft=${draft} isReadOnly=${isReadOnly} hands=${hands} />`}
   </section>`;
 }
 
@@ -78,7 +82,11 @@ function DraftText({ draft, panel, call, hands }) {
   }
   const hidden = panel.rewriting?.id === draft.id && draft.state === 'done' && panel.rewriting.text === draft.text
     ? panel.rewriting.spans : [];
-  const pieces = draftPieces(draft.text, draft.tentative_text ?? '', draft.quotes, hidden);
+  // Of a draft that was edited, what was said counts.
+  const text = draftText(draft);
+  const pieces = text !== draft.text ? draftPieces(text, '', quotesKept(draft.text, draft.quotes, text))
+    : draftPieces(draft.text, draft.tentative_text ?? '', draft.quotes, hidden, draft.original?.text);
+  const isWriting = draft.state === 'writing';
 
   const onKeyDown = (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
@@ -92,17 +100,19 @@ function DraftText({ draft, panel, call, hands }) {
   };
   return html`<p class="draft-text" ref=${box} tabindex="0" id="draft-text" onKeyDown=${onKeyDown} onClick=${onClick}
       aria-label=${draft.state === 'writing' ? 'Draft being written' : undefined} aria-busy=${draft.state === 'writing'}>
-    ${pieces.map((piece, index) => html`<${PieceView} key=${piece.key} piece=${piece} index=${index} />`)}
+    ${pieces.map((piece, index) => html`<${PieceView} key=${piece.key} piece=${piece} index=${index} isWriting=${isWriting} />`)}
   </p>`;
 }
 
-function PieceView({ piece, index }) {
+function PieceView({ piece, index, isWriting }) {
+  // Only what comes while the model writes settles before the eye; what stood before does not move.
+  const [isFresh] = useState(isWriting);
   if (piece.kind === 'mask') {
     // A word that waits to be rewritten keeps its width, so that its line stays.
     if (piece.text !== '░') return html`<span class="mask over" data-piece=${index} aria-hidden="true">${piece.text}</span>`;
     return html`<span class="mask" aria-hidden="true"></span>`;
   }
-  const classes = `${piece.isQuoted ? 'quoted' : ''} ${piece.isSettled ? 'settled' : 'tentative'}`;
+  const classes = `${piece.isQuoted ? 'quoted' : ''} ${piece.isSettled ? 'settled' : 'tentative'} ${isFresh ? 'fresh' : ''}`;
   return html`<span class=${classes} data-piece=${index}
     title=${piece.isQuoted ? 'Quoted from a card: click to see it' : undefined}>${piece.text}</span>`;
 }
@@ -167,14 +177,14 @@ function Editor({ text, hands }) {
 }
 
 function Foot({ call, draft, isReadOnly, hands }) {
-  const sources = draft.cards.map((id) => call.cards.find((card) => card.id === id)).filter(Boolean);
+  const sources = draft.cards.map((key) => call.cards.find((card) => card.key === key)).filter(Boolean);
   const seconds = (new Date(draft.at) - new Date(draft.started_at)) / 1000;
-  const isOpen = draft.state === 'done' && !draft.verdict && !isReadOnly;
-  const titles = [...new Map(sources.map((card) => [card.article, card])).values()];
+  const isOpen = draft.state === 'done' && !draft.verdict && !isReadOnly && !call.closed;
+  const titles = [...new Map(sources.map((card) => [`${card.base}/${card.article}`, card])).values()];
   return html`<footer class="draft-foot">
     <p class="sources faint">
-      ${titles.length > 0 && html`from ${titles.map((card, index) => html`${index > 0 && ', '}<a key=${card.id} href=${`#card-${card.id}`}
-        onClick=${(event) => { event.preventDefault(); hands.choose(card.id); }}>“${card.title}”</a> (v${card.version})`)}`}
+      ${titles.length > 0 && html`from ${titles.map((card, index) => html`${index > 0 && ', '}<a key=${card.key} href=${`#card-${encodeURIComponent(card.key)}`}
+        onClick=${(event) => { event.preventDefault(); hands.choose(card.key); }}>“${card.title}”</a> (v${card.version})`)}`}
       ${titles.length === 0 && draft.state === 'done' && 'rests on the conversation only'}
       ${draft.error && draft.text && html`<span class="tone-warn"> ${draft.error}</span>`}
     </p>

@@ -2,7 +2,8 @@
 // says so when the server refuses.
 
 import { copy } from '../clipboard.js';
-import { latestDraft } from '../state/call.js';
+import { draftText, latestDraft } from '../state/call.js';
+import { assistant, whyNoDrafts } from '../session.js';
 import { post, v1 } from '../api.js';
 import { say } from '../announce.js';
 import { selectedSpans } from './draft.js';
@@ -27,6 +28,18 @@ export function makeHands({ id, call, panel, dispatch }, { onUse } = {}) {
     }
   }
 
+  const cardOf = (key) => call.value.cards.find((card) => card.key === key);
+
+  /** Tells what a card was worth. @param {import('../state/call.js').Card} card @param {boolean|null} useful null takes it back */
+  const judge = (card, useful) => tell(v1('calls', id, 'cards', card.id, 'feedback'), { useful, base: card.base });
+
+  /** Says so where the model does not write now. @returns {boolean} */
+  function isMute() {
+    const reason = whyNoDrafts(assistant.value);
+    if (reason) notice(reason, 'warn');
+    return reason !== null;
+  }
+
   const hands = {
     choose(item) {
       dispatch({ do: 'choose', item });
@@ -45,38 +58,41 @@ export function makeHands({ id, call, panel, dispatch }, { onUse } = {}) {
       dispatch({ do: 'pin', card });
       if (!panel.value.isHeld) arrange();
     },
-    async wrong(card) {
-      const isWrong = !panel.value.wrong[card];
-      dispatch({ do: 'wrong', card, isWrong });
-      if (isWrong) notice('Marked as wrong. Press X again to take it back.');
-      if (!await tell(v1('calls', id, 'cards', card, 'feedback'), { useful: !isWrong })) {
-        dispatch({ do: 'wrong', card, isWrong: !isWrong });
-      }
-    },
-    async copy(cardId) {
-      const card = call.value.cards.find((other) => other.id === cardId);
+    async wrong(key) {
+      const card = cardOf(key);
       if (!card) return;
+      const isWrong = !panel.value.wrong[key];
+      dispatch({ do: 'wrong', card: key, isWrong });
+      notice(isWrong ? 'Marked as wrong. Press X again to take it back.' : 'Taken back: no longer marked as wrong.');
+      // What is taken back leaves what stood before: a copied card was useful, another nothing.
+      const before = panel.value.copied[key] ? true : null;
+      if (!await judge(card, isWrong ? false : before)) dispatch({ do: 'wrong', card: key, isWrong: !isWrong });
+    },
+    async copy(key) {
+      const card = cardOf(key);
+      if (!card) return undefined;
       if (!await copy(card.passage)) return notice('The browser did not allow copying.', 'bad');
-      dispatch({ do: 'copied', card: cardId });
+      dispatch({ do: 'copied', card: key });
       notice(`Copied “${card.title}”.`);
-      return tell(v1('calls', id, 'cards', cardId, 'feedback'), { useful: true });
+      // Who marked it wrong and copies it all the same has not changed their mind.
+      return panel.value.wrong[key] ? undefined : judge(card, true);
     },
     /** Shows the card that a quoted stretch stands in. */
     showSource(text) {
-      const sources = (draft()?.cards ?? []).map((cardId) => call.value.cards.find((card) => card.id === cardId)).filter(Boolean);
+      const sources = (draft()?.cards ?? []).map(cardOf).filter(Boolean);
       const source = sources.find((card) => card.passage.includes(text)) ?? sources[0];
       if (!source) return;
-      if (!panel.value.opened[source.id]) dispatch({ do: 'open', card: source.id });
-      hands.choose(source.id);
+      if (!panel.value.opened[source.key]) dispatch({ do: 'open', card: source.key });
+      hands.choose(source.key);
     },
     again() {
-      if (call.value.closed) return;
+      if (call.value.closed || isMute()) return;
       dispatch({ do: 'edit', edited: null });
       tell(v1('calls', id, 'drafts'), {});
     },
     startEditing() {
       const current = draft();
-      if (current?.state === 'done' && !current.verdict) dispatch({ do: 'edit', edited: { draft: current.id, text: current.text } });
+      if (current?.state === 'done' && !current.verdict && !call.value.closed) dispatch({ do: 'edit', edited: { draft: current.id, text: current.text } });
     },
     type: (text) => dispatch({ do: 'edit', edited: { ...panel.value.edited, text } }),
     stopEditing: () => dispatch({ do: 'edit', edited: null }),
@@ -84,34 +100,36 @@ export function makeHands({ id, call, panel, dispatch }, { onUse } = {}) {
       const edited = panel.value.edited;
       const current = edited ? call.value.drafts.find((other) => other.id === edited.draft) : draft();
       if (!current || current.state !== 'done' || current.verdict === 'rejected') return;
-      const text = edited?.text ?? current.text;
+      const text = edited?.text ?? draftText(current);
       const isCopied = await copy(text);
       notice(isCopied ? 'Draft copied.' : 'Used. The browser did not allow copying.', isCopied ? 'good' : 'warn');
       dispatch({ do: 'edit', edited: null });
       onUse?.(text);
-      if (current.verdict) return; // A second press only copies again.
+      if (current.verdict || call.value.closed) return; // A second press, or one after the call, only copies.
       const isEdited = text !== current.text;
       await tell(v1('calls', id, 'drafts', current.id, 'judgement'), { verdict: isEdited ? 'edited' : 'accepted', text });
     },
     reject() {
       const current = draft();
-      if (current?.state !== 'done' || current.verdict) return;
+      if (current?.state !== 'done' || current.verdict || call.value.closed) return;
       tell(v1('calls', id, 'drafts', current.id, 'judgement'), { verdict: 'rejected' });
     },
     async rewrite() {
       const current = draft();
-      if (current?.state !== 'done') return;
+      if (current?.state !== 'done' || call.value.closed) return undefined;
+      if (current.verdict === 'edited') return notice('You have edited and used this draft. Press R for another one.');
       const spans = selectedSpans(current);
+      if (spans.length > 0 && isMute()) return undefined;
       if (spans.length === 0) {
         notice('Select some words of the draft first, then press E. Or edit the whole text by hand.');
-        hands.startEditing();
-        return;
+        return hands.startEditing();
       }
       getSelection().removeAllRanges();
       dispatch({ do: 'rewrite', rewriting: { id: current.id, spans, text: current.text } });
       say('Rewriting the selected words');
       const body = { spans: spans.map(([start, end]) => ({ start, end })) };
       if (!await tell(v1('calls', id, 'drafts', current.id, 'edits'), body)) dispatch({ do: 'rewrite', rewriting: null });
+      return undefined;
     },
     search: (isOpen) => dispatch({ do: 'search', isOpen }),
     help: (isOpen) => dispatch({ do: 'help', isOpen }),

@@ -11,7 +11,7 @@ export const KEYS = [
   { keys: ['j'], shown: 'J', says: 'next item: draft, then cards' },
   { keys: ['k'], shown: 'K', says: 'item before' },
   { keys: ['p'], shown: 'P', says: 'pin the current card' },
-  { keys: ['x'], shown: 'X', says: 'reject the draft; on a card: wrong' },
+  { keys: ['x'], shown: 'X', says: 'reject the draft; on a card: wrong, again to take it back' },
   { keys: ['o'], shown: 'O', says: 'open the current card' },
   { keys: ['ctrl+enter'], shown: 'Ctrl Enter', says: 'use the draft: copy it' },
   { keys: ['r'], shown: 'R', says: 'write the draft again' },

@@ -7,6 +7,7 @@ import { get, listOf } from '../api.js';
 import { Dialog } from './dialog.js';
 import { Passage, Strength } from './cards.js';
 import { Problem } from './failure.js';
+import { cardKey } from '../state/call.js';
 import { named } from '../bases.js';
 import { strength } from '../text.js';
 
@@ -74,7 +75,7 @@ export function PassageList({ cards, asked, chosen = -1, isExact = false, onCopy
   const best = cards[0]?.score ?? 0;
   if (asked && cards.length === 0) return html`<p class="pad" role="status">Nothing matches “${asked}”. Try the words the article would use.</p>`;
   return html`<ol class="card-list found" aria-label="Passages">
-    ${cards.map((card, index) => html`<li key=${card.id} class=${`card ${index === chosen ? 'current' : ''}`} aria-current=${index === chosen}>
+    ${cards.map((card, index) => html`<li key=${cardKey(card)} class=${`card ${index === chosen ? 'current' : ''}`} aria-current=${index === chosen}>
       <header><h3>${card.title}</h3>${isExact && html`<span class="faint number">${card.score.toFixed(2)}</span>`}<${Strength} word=${strength(card.score, best)} score=${card.score} /></header>
       <p class="passage"><${Passage} card=${card} /></p>
       <footer><span class="faint">${card.base} · v${card.version}</span>

@@ -1,11 +1,12 @@
 // The transcript: what was said, partials in grey, what was removed as badges. It follows the
 // call while the reader is at its end, and stays where it is when they are not.
 
-import { useLayoutEffect, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
 
 import { html } from '../html.js';
 import { EmotionDetail } from './emotion.js';
 import { clock, words, SEVERITY_TONES } from '../text.js';
+import { cutOffs } from '../state/overlaps.js';
 import { markedText } from '../state/pieces.js';
 
 const NEAR_END_PX = 60;
@@ -16,6 +17,9 @@ export function Transcript({ call }) {
   const isFollowing = useRef(true);
   const [isAway, setAway] = useState(false);
   const last = call.segments.at(-1);
+  // In a chat both may type at once, and nobody is cut off.
+  const isVoice = call.opened?.channel !== 'chat';
+  const cuts = useMemo(() => (isVoice ? cutOffs(call.segments) : {}), [call.segments, isVoice]);
   const moods = new Map(call.moods.map((mood) => [mood.segment, mood]));
 
   useLayoutEffect(() => {
@@ -39,28 +43,32 @@ export function Transcript({ call }) {
       ${call.segments.length === 0 && html`<p class="faint pad">Nobody has spoken yet.</p>`}
       ${call.segments.map((segment, index) => html`<${Line} key=${segment.id} segment=${segment}
         isSameSpeaker=${call.segments[index - 1]?.speaker === segment.speaker}
-        marks=${call.marks[segment.id]} mood=${moods.get(segment.id)}
+        marks=${call.marks[segment.id]} mood=${moods.get(segment.id)} cuts=${cuts[segment.id] ?? 0}
         alerts=${call.alerts.filter((alert) => alert.segment === segment.id)} />`)}
     </div>
     ${isAway && html`<button class="pill" onClick=${jump}>↓ ${call.closed ? 'to the end' : 'jump to live'}</button>`}
   </section>`;
 }
 
+/** Returns the id of a segment's line on the page. @param {string} segment */
+export const lineId = (segment) => `line-${segment}`;
+
 function toEnd(element) {
   element.scrollTop = element.scrollHeight;
 }
 
-function Line({ segment, isSameSpeaker, marks = [], mood, alerts }) {
+function Line({ segment, isSameSpeaker, marks = [], mood, cuts, alerts }) {
   const removed = marks.filter((mark) => mark.action !== 'alert');
   const kinds = [...new Set(removed.map((mark) => words(mark.category)))];
-  return html`<div class=${`line ${segment.speaker} ${segment.final ? '' : 'partial'} ${isSameSpeaker ? 'same' : ''}`}>
+  return html`<div class=${`line ${segment.speaker} ${segment.final ? '' : 'partial'} ${isSameSpeaker ? 'same' : ''}`} id=${lineId(segment.id)}>
     <time class="number faint">${clock(segment.start_ms)}</time>
     <span class="speaker">${segment.speaker}</span>
     <div class="said">
       <p>${markedText(segment.text, marks).map((part, index) => html`<${Part} key=${index} part=${part} />`)}
         ${!segment.final && html`<span class="caret" aria-hidden="true"></span><span class="visually-hidden"> (still speaking)</span>`}</p>
-      ${(mood || kinds.length > 0 || alerts.length > 0) && html`<div class="under">
+      ${(mood || cuts > 0 || kinds.length > 0 || alerts.length > 0) && html`<div class="under">
         ${mood && html`<${EmotionDetail} mood=${mood} />`}
+        ${cuts > 0 && html`<span class="cut-off number" title="The agent began to speak before the customer had finished">cut off ×${cuts}</span>`}
         ${kinds.length > 0 && html`<span class="removed-note"><${Shield} />${kinds.join(', ')} removed</span>`}
         ${alerts.filter((alert) => alert.kind !== 'emotion').map((alert) => html`<span key=${alert.seq}
           class=${`badge tone-${SEVERITY_TONES[alert.severity] ?? 'plain'}`}>${alert.severity === 'critical' ? '!! ' : '! '}${alert.message}</span>`)}

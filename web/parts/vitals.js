@@ -7,6 +7,7 @@ import { TONES, clock } from '../text.js';
 import { isFlagged, latestMood, talkShare } from '../state/call.js';
 import { nameOf, named } from '../bases.js';
 import { now } from '../clock.js';
+import { assistant, whyNoEmotion } from '../session.js';
 
 const LEVELS = { slow: ['▼', 'slow'], normal: ['', ''], fast: ['▲', 'fast'] };
 const SHARE_WIDTH = 56;
@@ -14,20 +15,23 @@ const SHARE_WIDTH = 56;
 /** @param {{live: import('../state/live.js').LiveCall, isReadOnly: boolean, hands: any}} props */
 export function Vitals({ live, isReadOnly, hands }) {
   const call = live.call.value;
-  const mood = latestMood(call);
-  const reason = mood && call.segments.find((segment) => segment.id === mood.segment)?.text;
   const opened = call.opened;
+  const mood = latestMood(call);
+  const heard = mood && call.segments.find((segment) => segment.id === mood.segment)?.text;
+  const silent = call.closed ? null : whyNoEmotion(assistant.value);
+  const begun = live.startedAt ?? opened?.at;
   return html`<header class="vitals" aria-label="State of the call">
     <div class="vital time">
-      <strong class="number clock">${clock(call.closed ? call.closed.duration_ms : opened ? now.value - new Date(opened.at).getTime() : 0)}</strong>
+      <strong class="number clock">${clock(call.closed ? call.closed.duration_ms : begun ? now.value - new Date(begun).getTime() : 0)}</strong>
       <${LinkState} live=${live} />
     </div>
     <div class="vital who-is">
       <strong>${opened ? nameOf({ ...opened, call: call.call }) : 'Customer'}</strong>
       <span class="faint">${opened ? [opened.customer && named(opened.knowledge), opened.channel].filter(Boolean).join(' · ') : ''}</span>
     </div>
-    <div class="vital feels" title=${reason ? `after “${reason}”` : undefined}>
-      ${mood ? html`<${EmotionWord} mood=${mood} />` : html`<span class="faint">no emotion yet</span>`}
+    <div class="vital feels" title=${silent ?? (heard ? `said: “${heard}”` : undefined)}>
+      ${silent ? html`<span class="faint">emotion –<span class="visually-hidden"> ${silent}</span></span>`
+        : mood ? html`<${EmotionWord} mood=${mood} />` : html`<span class="faint">no emotion yet</span>`}
       <${Sparkline} values=${call.moods.map((other) => other.valence)} tone=${mood ? TONES[mood.label] : 'plain'} label="Customer's valence" />
     </div>
     ${opened?.channel !== 'chat' && html`<div class="vital rates">
@@ -53,7 +57,7 @@ function LinkState({ live }) {
   }
   const lags = live.lags.value;
   const lag = lags.length ? Math.round([...lags].sort((a, b) => a - b)[Math.floor(lags.length / 2)]) : null;
-  return html`<span class="link-state live"><span class="dot" aria-hidden="true">●</span> live${lag !== null
+  return html`<span class="link-state live"><span class="dot" aria-hidden="true">●</span> <span class="live-word">live</span>${lag !== null
     && html`<span class="faint number lag" title="From the event on the server to this page, median of the last ${lags.length}"> lag ${lag} ms</span>`}</span>`;
 }
 

@@ -3,6 +3,8 @@
 /**
  * @typedef {object} BoardCall
  * @property {string} call
+ * @property {number} seq the last settled number that was told of it
+ * @property {number} addedAt when this page heard of it first
  * @property {string} agent
  * @property {string} [customer]
  * @property {string} channel
@@ -21,6 +23,7 @@
 /**
  * @typedef {object} BoardState
  * @property {Record<string, BoardCall>} calls
+ * @property {string[]} closed the calls that ended last: a list that was asked for before may still name them
  * @property {string[]} order as shown
  * @property {number} rankedAt
  * @property {number[]} lags of the last live envelopes, in milliseconds
@@ -33,18 +36,19 @@ const VALENCES_KEPT = 40;
 const LAGS_KEPT = 200;
 const ALERTS_KEPT = 20;
 const HISTORY_KEPT = 240;
+const CLOSED_KEPT = 2000;
 const SILENCE_AFTER_MS = 20_000;
 
 /** @returns {BoardState} */
-export const emptyBoard = () => ({ calls: {}, order: [], rankedAt: 0, lags: [], history: [] });
+export const emptyBoard = () => ({ calls: {}, closed: [], order: [], rankedAt: 0, lags: [], history: [] });
 
 /** @param {BoardState} state @param {{do: string, [field: string]: any}} action @returns {BoardState} */
 export function act(state, action) {
   switch (action.do) {
     case 'list':
-      return ranked(list(state, action.calls, action.isAll, action.now), action.now);
+      return ranked(list(state, action), action.now);
     case 'receive':
-      return ranked(receive(state, action.envelope, action.lagMs), action.now);
+      return ranked(receive(state, action.envelope, action.lagMs, action.now), action.now);
     case 'tick':
       return sampled(ranked(state, action.now), action.now);
     default:
@@ -52,29 +56,42 @@ export function act(state, action) {
   }
 }
 
-/** Takes a list of open calls: the stream's snapshot, or the answer to `GET /v1/calls`. */
-function list(state, rows, isAll, now) {
-  const calls = isAll ? {} : { ...state.calls };
+/**
+ * Takes a list of open calls: the stream's snapshot (`isAll`), or the answer to `GET /v1/calls`,
+ * which was asked for at `askedAt` and, if `isComplete`, names all that were open then.
+ */
+function list(state, { calls: rows, isAll, isComplete = false, askedAt = 0, now }) {
+  const isOpen = (id) => !state.closed.includes(id);
+  const named = new Set(rows.map((row) => row.call));
+  // A call that began while the list was on its way is not in it.
+  const stays = (call) => !isAll && (!isComplete || named.has(call.call) || call.addedAt >= askedAt);
+  const calls = Object.fromEntries(Object.entries(state.calls).filter(([, call]) => stays(call)));
   for (const row of rows) {
-    const id = row.call;
-    calls[id] = merged(state.calls[id] ?? blank(id), row, now);
+    if (!isOpen(row.call)) continue;
+    calls[row.call] = merged(state.calls[row.call] ?? blank(row.call, now), row, isAll, now);
   }
   return { ...state, calls };
 }
 
-function blank(call) {
+function blank(call, now) {
   return {
-    call, agent: '', channel: 'voice', knowledge: [], openedAt: 0, heardAt: 0, last: null, mood: null,
+    call, seq: 0, addedAt: now, agent: '', channel: 'voice', knowledge: [], openedAt: 0, heardAt: 0, last: null, mood: null,
     valences: [], alerts: [], alertCount: 0, flag: null, isNoted: false, draft: null,
   };
 }
 
-/** Adds what a row of a list knows; a field that it lacks stays. */
-function merged(call, row, now) {
+/**
+ * Adds what a row of a list knows; a field that it lacks stays. What the stream told stays too,
+ * unless the row is newer, as every row of a snapshot is: the stream was cut off before it.
+ */
+function merged(call, row, isAll, now) {
   const time = (value) => (value ? new Date(value).getTime() : 0);
+  const isNewer = isAll || (row.seq ?? 0) > call.seq;
   const isNews = row.last_text && row.last_text !== call.last?.text;
+  const newest = (told, listed) => (isNewer ? listed ?? told : told ?? listed) ?? null;
   return {
     ...call,
+    seq: Math.max(call.seq, row.seq ?? 0),
     agent: row.agent ?? call.agent,
     customer: row.customer ?? call.customer,
     channel: row.channel ?? call.channel,
@@ -82,30 +99,32 @@ function merged(call, row, now) {
     openedAt: time(row.started_at) || call.openedAt,
     heardAt: isNews ? now : call.heardAt,
     last: isNews ? { speaker: row.last_speaker ?? 'customer', text: row.last_text } : call.last,
-    mood: call.mood ?? row.emotion ?? null,
-    valences: call.valences.length ? call.valences : (row.valences ?? []),
+    mood: newest(call.mood, row.emotion),
+    valences: newest(call.valences.length ? call.valences : null, row.valences?.length ? row.valences : null) ?? [],
     alertCount: Math.max(call.alertCount, row.counts?.alerts ?? 0),
     isNoted: call.isNoted || (row.counts?.notes ?? 0) > 0,
-    flag: call.flag ?? row.flag ?? null,
+    flag: newest(call.flag, row.flag),
   };
 }
 
-function receive(state, envelope, lagMs) {
+function receive(state, envelope, lagMs, now) {
   const at = new Date(envelope.at).getTime();
   const lags = [...state.lags, Math.max(0, lagMs)].slice(-LAGS_KEPT);
   const id = envelope.call;
   if (envelope.type === 'call_closed') {
     const { [id]: _closed, ...calls } = state.calls;
-    return { ...state, lags, calls };
+    return { ...state, lags, calls, closed: [...state.closed, id].slice(-CLOSED_KEPT) };
   }
-  const before = state.calls[id] ?? blank(id);
-  return { ...state, lags, calls: { ...state.calls, [id]: folded(before, envelope, at) } };
+  if (state.closed.includes(id)) return { ...state, lags };
+  const before = state.calls[id] ?? blank(id, now);
+  const call = { ...folded(before, envelope, at), seq: Math.max(before.seq, envelope.seq ?? 0) };
+  return { ...state, lags, calls: { ...state.calls, [id]: call } };
 }
 
 function folded(call, event, at) {
   switch (event.type) {
     case 'call_opened':
-      return { ...call, agent: event.agent, customer: event.customer, channel: event.channel, knowledge: event.knowledge ?? [], openedAt: at, heardAt: at };
+      return { ...call, agent: event.agent, customer: event.customer, channel: event.channel, knowledge: event.knowledge ?? [], openedAt: call.openedAt || at, heardAt: at };
     case 'segment':
       return { ...call, heardAt: at, last: { speaker: event.speaker, text: event.text } };
     case 'emotion': {

@@ -1,17 +1,36 @@
 // A call as its events tell it: the fold. "Partial replaces, final stays": a segment being
 // recognised and a draft being denoised follow the same rule. Pure; no clock, no network, no page.
 
+import { tick } from './checklist.js';
+
 /** @typedef {{id: string, speaker: 'customer'|'agent', text: string, start_ms: number, end_ms: number, final: boolean}} Segment */
 /** @typedef {{category: string, term: string, start: number, end: number, severity: string, action: string}} Mark */
 /** @typedef {{segment: string, label: string, scores: Record<string, number>, valence: number, trend: string, at_ms: number}} Mood */
-/** @typedef {{id: string, article: string, title: string, passage: string, highlights: [number, number][], score: number, base: string, version: number, round: number, rank: number}} Card */
-/** @typedef {{id: string, text: string, tentative_text?: string, state: string, cards: string[], quotes: [number, number][], steps: number, tokens: number, error?: string, started_at: string, at: string, verdict?: string}} Draft */
+/** @typedef {{key: string, id: string, article: string, title: string, passage: string, highlights: [number, number][], score: number, base: string, version: number, round: number, rank: number}} Card */
+/**
+ * @typedef {object} Draft
+ * @property {string} id
+ * @property {string} text
+ * @property {string} [tentative_text]
+ * @property {string} state
+ * @property {string[]} cards the keys of the cards it rests on
+ * @property {[number, number][]} quotes
+ * @property {number} steps
+ * @property {number} tokens
+ * @property {string} [error]
+ * @property {string} started_at
+ * @property {string} at
+ * @property {string} [verdict]
+ * @property {string} [used_text] what the agent made of it
+ * @property {{text: string, verdict?: string, used_text?: string}} [original] what stood before a rewrite, while that is under way
+ */
 /**
  * @typedef {object} CallState
  * @property {string} call
  * @property {number} seq the number of the last settled envelope
  * @property {{agent: string, customer?: string, channel: string, language: string, knowledge: string[], at: string}|null} opened
  * @property {Segment[]} segments in the order of their start
+ * @property {import('./checklist.js').Ticks} ticks what the agent has said of what every call needs
  * @property {Record<string, Mark[]>} marks by segment
  * @property {Mood[]} moods oldest first
  * @property {Record<string, any>} rates by speaker
@@ -27,7 +46,7 @@
 /** Returns a call of which nothing is known yet. @param {string} call @returns {CallState} */
 export function emptyCall(call) {
   return {
-    call, seq: 0, opened: null, segments: [], marks: {}, moods: [], rates: {}, alerts: [], notes: [],
+    call, seq: 0, opened: null, segments: [], ticks: {}, marks: {}, moods: [], rates: {}, alerts: [], notes: [],
     cards: [], rounds: 0, drafts: [], summary: null, closed: null,
   };
 }
@@ -55,7 +74,7 @@ function fold(state, event) {
       return { ...state, opened: { agent, customer, channel, language, knowledge: knowledge ?? [], at } };
     }
     case 'segment':
-      return { ...state, segments: placeSegment(state.segments, event) };
+      return { ...state, segments: placeSegment(state.segments, event), ticks: tick(state.ticks, event) };
     case 'emotion':
       return event.speaker === 'customer' ? { ...state, moods: placeMood(state, event) } : state;
     case 'speech_rate':
@@ -73,7 +92,7 @@ function fold(state, event) {
     case 'cards':
       return { ...state, rounds: state.rounds + 1, cards: placeCards(state.cards, event.cards, state.rounds + 1) };
     case 'draft':
-      return { ...state, drafts: placeDraft(state.drafts, event) };
+      return { ...state, drafts: placeDraft(state, event) };
     case 'draft_judged':
       return {
         ...state,
@@ -114,32 +133,57 @@ function placeMood(state, event) {
   return [...state.moods.filter((mood) => mood.segment !== segment), { segment, label, scores, valence, trend, at_ms }];
 }
 
+/** Returns what names a card within a call: bases may use the same ids. @param {{base: string, id: string}} card */
+export const cardKey = ({ base, id }) => `${base}/${id}`;
+
 /** @param {Card[]} cards @param {any[]} pushed @param {number} round */
 function placeCards(cards, pushed, round) {
   const next = [...cards];
   pushed.forEach((card, rank) => {
-    const placed = { ...card, highlights: card.highlights ?? [], round, rank };
-    const at = next.findIndex((other) => other.id === card.id);
+    const placed = { ...card, key: cardKey(card), highlights: card.highlights ?? [], round, rank };
+    const at = next.findIndex((other) => other.key === placed.key);
     if (at >= 0) next[at] = placed;
     else next.push(placed);
   });
   return next;
 }
 
-/** @param {Draft[]} drafts @param {any} event */
-function placeDraft(drafts, event) {
+/**
+ * Returns the keys of the cards that a draft names by id alone: of two with one id, the one that
+ * was pushed last, as the draft was written from that.
+ * @param {Card[]} cards @param {string[]} ids
+ */
+function keysOf(cards, ids) {
+  const newest = (id) => cards.filter((card) => card.id === id).sort((a, b) => b.round - a.round || a.rank - b.rank)[0];
+  return [...new Set(ids)].map((id) => newest(id)?.key).filter(Boolean);
+}
+
+/** @param {CallState} state @param {any} event */
+function placeDraft({ drafts, cards: pushed }, event) {
   const { id, text, tentative_text, state, cards, quotes, steps, tokens, error, at } = event;
-  const draft = { id, text, tentative_text, state, cards: cards ?? [], quotes: quotes ?? [], steps, tokens, error, at, started_at: at };
+  const draft = { id, text, tentative_text, state, cards: keysOf(pushed, cards ?? []), quotes: quotes ?? [], steps, tokens, error, at, started_at: at };
   const index = drafts.findIndex((other) => other.id === id);
   if (index < 0) return [...drafts, draft];
   const before = drafts[index];
-  // A rewrite of the same draft starts a new clock.
+  // A rewrite of the same draft starts a new clock, and takes the verdict away unless it comes to nothing.
   const isRestart = before.state !== 'writing' && state === 'writing';
-  return drafts.with(index, { ...draft, verdict: isRestart ? undefined : before.verdict, started_at: isRestart ? at : before.started_at });
+  const stood = before.original ?? before;
+  const { verdict, used_text } = stood;
+  if (state === 'writing') {
+    draft.started_at = isRestart ? at : before.started_at;
+    const original = isRestart ? { text: before.text, verdict: before.verdict, used_text: before.used_text } : before.original;
+    return drafts.with(index, { ...draft, original });
+  }
+  // In the log a rewrite follows the finished draft at once: how long it took is not told there.
+  if (before.state === 'writing') draft.started_at = before.started_at;
+  return drafts.with(index, stood.text === text ? { ...draft, verdict, used_text } : draft);
 }
 
 /** Returns the draft to show: the newest. @param {CallState} state */
 export const latestDraft = (state) => state.drafts.at(-1) ?? null;
+
+/** Returns the draft's text as it stands: of one that was edited, what the agent made of it. @param {Draft} draft */
+export const draftText = (draft) => (draft.verdict === 'edited' && draft.used_text) || draft.text;
 
 /** Returns the customer's latest mood. @param {CallState} state */
 export const latestMood = (state) => state.moods.at(-1) ?? null;

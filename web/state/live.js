@@ -5,6 +5,7 @@ import { signal } from '@preact/signals';
 
 import { act, emptyPanel } from './panel.js';
 import { emptyCall, isGap, latestDraft, receive } from './call.js';
+import { KEEPING, keep, kept } from './kept.js';
 import { interrupt, say } from '../announce.js';
 import { paced } from '../pace.js';
 import { perFrame, watch } from '../socket.js';
@@ -17,16 +18,22 @@ const LAGS_KEPT = 20;
 
 /** @typedef {ReturnType<typeof watchCall>} LiveCall */
 
-/** Starts watching a call. @param {string} id */
-export function watchCall(id) {
+/**
+ * Starts watching a call.
+ * @param {string} id @param {string|number|null} [startedAt] when it began, if that is known: the log begins when the server heard of it
+ */
+export function watchCall(id, startedAt = null) {
   const call = signal(emptyCall(id));
-  const panel = signal(emptyPanel());
+  const panel = signal({ ...emptyPanel(), ...kept(id) });
   const link = signal(/** @type {import('../socket.js').Link} */ ({ status: 'connecting', since: Date.now() }));
   const lags = signal(/** @type {number[]} */ ([]));
   // The draft as drawn: the same steps as the newest one's, at a pace that the eye can follow.
   const shown = signal(/** @type {import('./call.js').Draft|null} */ (null));
   const pace = paced((draft) => { shown.value = draft; });
-  const dispatch = (action) => { panel.value = act(panel.value, action); };
+  const dispatch = (action) => {
+    panel.value = act(panel.value, action);
+    if (KEEPING.includes(action.do)) keep(id, panel.value);
+  };
 
   const take = perFrame((envelopes) => {
     let state = call.value;
@@ -64,7 +71,7 @@ export function watchCall(id) {
     },
   });
 
-  return { id, call, panel, link, lags, shown, dispatch, stop: socket.stop };
+  return { id, startedAt, call, panel, link, lags, shown, dispatch, stop: socket.stop };
 }
 
 const isRecent = (envelope) => Date.now() - new Date(envelope.at).getTime() < LIVE_WITHIN_MS;
@@ -79,6 +86,8 @@ function announce(envelope) {
       return say(`${plural(envelope.cards.length, 'card')}: ${envelope.cards.map((card) => card.title).join(', ')}`);
     case 'draft':
       return envelope.state === 'done' ? say(`Draft ready: ${envelope.text}`) : undefined;
+    case 'summary':
+      return say(`Summary: ${envelope.text}`);
     case 'call_closed':
       return say('The call has ended');
     default:

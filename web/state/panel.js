@@ -3,8 +3,8 @@
 
 /**
  * @typedef {object} PanelState
- * @property {string} current `draft` or the id of a card
- * @property {string[]} order the cards as shown
+ * @property {string} current `draft` or the key of a card
+ * @property {string[]} order the keys of the cards as shown
  * @property {number} sight how many of them are shown; the rest are folded away as earlier ones
  * @property {boolean} isHeld the pointer or the focus is on the cards: nothing may move
  * @property {string[]} pinned in the order of pinning
@@ -47,7 +47,7 @@ export function act(state, action) {
     }
     case 'pin': {
       const isPinned = state.pinned.includes(action.card);
-      return { ...state, pinned: isPinned ? state.pinned.filter((id) => id !== action.card) : [...state.pinned, action.card] };
+      return { ...state, pinned: isPinned ? state.pinned.filter((key) => key !== action.card) : [...state.pinned, action.card] };
     }
     case 'wrong':
       return { ...state, wrong: { ...state.wrong, [action.card]: action.isWrong } };
@@ -81,18 +81,18 @@ export function act(state, action) {
  */
 export function arrange(state, cards) {
   if (state.isHeld) {
-    const fresh = cards.filter((card) => !state.order.includes(card.id)).map((card) => card.id);
+    const fresh = cards.map((card) => card.key).filter((key) => !state.order.includes(key));
     const order = state.order.toSpliced(state.sight, 0, ...fresh);
     return { order, sight: Math.min(order.length, Math.max(CARDS_IN_SIGHT, state.sight + fresh.length)) };
   }
   const place = (card) => {
-    const pin = state.pinned.indexOf(card.id);
+    const pin = state.pinned.indexOf(card.key);
     if (pin >= 0) return [0, pin, 0];
-    return [state.wrong[card.id] ? 2 : 1, -card.round, card.rank];
+    return [state.wrong[card.key] ? 2 : 1, -card.round, card.rank];
   };
   const order = [...cards]
-    .map((card) => ({ id: card.id, place: place(card) }))
+    .map((card) => ({ key: card.key, place: place(card) }))
     .sort((a, b) => a.place[0] - b.place[0] || a.place[1] - b.place[1] || a.place[2] - b.place[2])
-    .map((card) => card.id);
+    .map((card) => card.key);
   return { order, sight: Math.max(CARDS_IN_SIGHT, state.pinned.length) };
 }

@@ -10,13 +10,16 @@ const MASK = '░';
  * that draws pieces by key moves nothing that has settled and animates only what is new.
  * @param {string} text the settled text
  * @param {string} tentative what follows while blocks denoise
- * @param {[number, number][]} quotes stretches of `text` that stand in a card
+ * @param {[number, number][]} quotes stretches of both that stand in a card
  * @param {[number, number][]} hidden stretches of `text` that are about to be rewritten: drawn as masks
+ * @param {string} [original] the text that is being rewritten: what still ends like it has settled
  * @returns {Piece[]}
  */
-export function draftPieces(text, tentative = '', quotes = [], hidden = []) {
+export function draftPieces(text, tentative = '', quotes = [], hidden = [], original = '') {
   const settled = Array.from(text);
   const scalars = [...settled, ...Array.from(tentative)];
+  const tail = Math.max(settled.length, scalars.length - sameEnd(scalars, Array.from(original)));
+  const isSettled = (at) => at < settled.length || at >= tail;
   const within = (spans, at) => spans.some(([start, end]) => at >= start && at < end);
   /** @type {Piece[]} */
   const pieces = [];
@@ -26,7 +29,7 @@ export function draftPieces(text, tentative = '', quotes = [], hidden = []) {
     seen.set(word, count + 1);
     return `${word}#${count}`;
   };
-  const isEdge = (at) => at === settled.length
+  const isEdge = (at) => at === settled.length || at === tail
     || within(quotes, at) !== within(quotes, at - 1)
     || within(hidden, at) !== within(hidden, at - 1);
 
@@ -48,12 +51,36 @@ export function draftPieces(text, tentative = '', quotes = [], hidden = []) {
       text: word,
       start,
       end,
-      isQuoted: start < settled.length && within(quotes, start),
-      isSettled: start < settled.length,
+      isQuoted: within(quotes, start),
+      isSettled: isSettled(start),
     });
     start = end;
   }
   return pieces;
+}
+
+/**
+ * Returns the quotes that an edited text still has, word for word, where it has them.
+ * @param {string} text @param {[number, number][]} quotes @param {string} edited @returns {[number, number][]}
+ */
+export function quotesKept(text, quotes, edited) {
+  const scalars = Array.from(text);
+  const kept = [];
+  for (const [start, end] of quotes) {
+    const quote = scalars.slice(start, end).join('');
+    const at = edited.indexOf(quote);
+    if (at < 0 || quote === '') continue;
+    const from = Array.from(edited.slice(0, at)).length;
+    kept.push(/** @type {[number, number]} */ ([from, from + end - start]));
+  }
+  return kept;
+}
+
+/** Returns how many scalars two texts have in common at their ends. */
+function sameEnd(one, other) {
+  let count = 0;
+  while (count < one.length && count < other.length && one.at(-1 - count) === other.at(-1 - count)) count += 1;
+  return count;
 }
 
 const isSpace = (scalar) => /\s/u.test(scalar);

@@ -4,7 +4,8 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 
 import { act, emptyPanel } from '../state/panel.js';
-import { draftPieces, highlighted, markedText, spanOf } from '../state/pieces.js';
+import { draftPieces, highlighted, markedText, quotesKept, spanOf } from '../state/pieces.js';
+import { cutOffs } from '../state/overlaps.js';
 import { emptyCall, isGap, latestDraft, receive, talkShare } from '../state/call.js';
 
 const at = '2026-01-01T00:00:00Z';
@@ -63,6 +64,40 @@ test('a judged draft keeps its verdict until it is rewritten', () => {
   assert.equal(latestDraft(receive(judged, draft({ seq: 2, tentative: true, text: 'He' }))).verdict, undefined);
 });
 
+test('a rewrite that comes to nothing leaves the verdict, one that changes the text does not', () => {
+  const judged = fold(
+    draft({ seq: 1, text: 'Hello.', state: 'done' }),
+    { call: 'c', seq: 2, at, type: 'draft_judged', id: 'd1', verdict: 'edited', text: 'Hello!' },
+    draft({ seq: 2, tentative: true, text: '', tentative_text: '░░' }),
+  );
+  assert.equal(latestDraft(judged).verdict, undefined);
+  assert.equal(latestDraft(judged).original.text, 'Hello.');
+  const failed = latestDraft(receive(judged, draft({ seq: 3, text: 'Hello.', state: 'done', error: 'too long' })));
+  assert.deepEqual([failed.verdict, failed.used_text, failed.original], ['edited', 'Hello!', undefined]);
+  assert.equal(latestDraft(receive(judged, draft({ seq: 3, text: 'Good day.', state: 'done' }))).verdict, undefined);
+});
+
+test('two bases may hold the same card id', () => {
+  const card = (base, id) => ({ id, base, article: 'a', title: base, passage: '', score: 1, version: 1 });
+  const pushed = (seq, ...cards) => ({ call: 'c', seq, at, type: 'cards', segment: 's1', cards });
+  const state = fold(
+    pushed(1, card('tel', 'fees#1'), card('bank', 'fees#1')),
+    pushed(2, card('bank', 'fees#1')),
+    draft({ seq: 3, state: 'done', text: 'x', cards: ['fees#1', 'none#1'] }),
+  );
+  assert.deepEqual(state.cards.map((other) => [other.key, other.round]), [['tel/fees#1', 1], ['bank/fees#1', 2]]);
+  assert.deepEqual(latestDraft(state).cards, ['bank/fees#1']);
+});
+
+test('who begins 300 ms before the customer has ended cuts them off', () => {
+  const turn = (id, speaker, start_ms, end_ms, final = true) => segment({ id, speaker, start_ms, end_ms, final });
+  assert.deepEqual(cutOffs([
+    turn('a', 'customer', 0, 5000), turn('b', 'agent', 3000, 3400), turn('c', 'agent', 4700, 6000),
+    turn('d', 'customer', 6000, 8000), turn('e', 'agent', 7701, 9000),
+    turn('f', 'agent', 9500, 12_000), turn('g', 'customer', 10_000, 11_000), turn('h', 'agent', 10_100, 10_900, false),
+  ]), { a: 2 });
+});
+
 test('the talk share is of final segments only', () => {
   assert.equal(talkShare(emptyCall('c')), null);
   const state = fold(
@@ -96,6 +131,22 @@ test('hidden words become masks and everything else stays', () => {
   assert.equal(pieces.map((piece) => piece.text).join(''), 'please wait a moment');
 });
 
+test('quotes behind a stretch that is rewritten stay underlined, and their words settled', () => {
+  const quoted = (pieces) => pieces.filter((piece) => piece.isQuoted).map((piece) => piece.text).join('');
+  const before = draftPieces('You get €30. It is free of charge. Fine?', '', [[13, 34]]);
+  const during = draftPieces('You get ', '░░. It is free of charge. Fine?', [[12, 33]], [], 'You get €30. It is free of charge. Fine?');
+  assert.equal(quoted(before), 'It is free of charge.');
+  assert.equal(quoted(during).trim(), 'It is free of charge.');
+  assert.ok(during.filter((piece) => piece.kind === 'word').every((piece) => piece.isSettled));
+  const fresh = draftPieces('You get ', 'a ░. Fine?', [], [], 'You get €30. Fine?');
+  assert.deepEqual(fresh.filter((piece) => !piece.isSettled && piece.kind === 'word').map((piece) => piece.text.trim()), ['a']);
+});
+
+test('an edited draft keeps the quotes that are still in it', () => {
+  const text = 'Yes. It is free. It takes a day.';
+  assert.deepEqual(quotesKept(text, [[5, 16], [17, 32]], '👋 Of course! It is free. A day or two.'), [[13, 24]]);
+});
+
 test('highlights that overlap or overrun are cut, never lost text', () => {
   const parts = highlighted('pay by card', [[0, 3], [2, 6], [7, 99]]);
   assert.equal(parts.map((part) => part.text).join(''), 'pay by card');
@@ -113,7 +164,7 @@ test('placeholders and terms are told apart', () => {
 });
 
 test('held cards do not move and new ones come in below', () => {
-  const card = (id, round, rank) => ({ id, round, rank });
+  const card = (key, round, rank) => ({ key, round, rank });
   const old = [card('a', 1, 0), card('b', 1, 1), card('c', 1, 2), card('d', 0, 0)];
   let panel = act(emptyPanel(), { do: 'arrange', cards: old });
   assert.deepEqual([panel.order, panel.sight], [['a', 'b', 'c', 'd'], 3]);

@@ -21,6 +21,8 @@ use crate::engine::sequence::Generate;
 use crate::engine::sequence::Sequence;
 use crate::engine::weights::Weights;
 
+/// Memory for keys and values: cases are tiny.
+const CACHE_BYTES: usize = 64 << 20;
 /// The largest difference of a logit.
 const TOLERANCE: f32 = 2e-4;
 
@@ -135,7 +137,7 @@ pub fn check_folder(folder: &Path) -> anyhow::Result<Vec<CaseResult>> {
     let cases: Cases = serde_json::from_str(&text).context("cannot understand cases.json")?;
     let config = ModelConfig::read(folder)?;
     let weights = Weights::open(folder)?;
-    let mut runner = Runner::new(Model::load(config, &weights, Quant::F32, |_, _| {})?);
+    let mut runner = Runner::new(Model::load(config, &weights, Quant::F32, |_, _| {})?, CACHE_BYTES);
     let expected_bytes =
         std::fs::read(folder.join("expected.safetensors")).context("cannot read expected.safetensors")?;
     let expected = safetensors::SafeTensors::deserialize(&expected_bytes).context("expected.safetensors")?;
@@ -172,12 +174,21 @@ fn check_forward(runner: &mut Runner, case: &ForwardCase, expected: &[f32]) -> R
 fn check_decode(runner: &mut Runner, case: &DecodeCase) -> Result<String, String> {
     let rule = rule(case)?;
     // Rules without an end of text fill the whole canvas.
-    let generate = Generate { rule, banned: vec![], banned_at: vec![], stops_at_end: case.eos_id.is_some() };
+    let generate = Generate {
+        rule,
+        banned: vec![],
+        banned_at: vec![],
+        stops_at_end: case.eos_id.is_some(),
+        sampling: None,
+        min_passes: 0,
+    };
     let model = Form::of(&runner.model().config);
     let end_of_text = case.eos_id.unwrap_or(model.end_of_text);
     let form = Form { block: case.block_length, mask: case.mask_id, end_of_text, ..model };
     let sequence = Sequence::generate(&case.prompt, &vec![None; case.gen_length], form, generate);
-    let mut slot = runner.slot(sequence, Vec::new());
+    let Ok(mut slot) = runner.slot(sequence, Vec::new()) else {
+        return Err("the case is too long for the cache".to_owned());
+    };
     let mut trace: Vec<Vec<Pass>> = Vec::new();
     let mut blocks_before = 0;
     let mut is_new_block = true;

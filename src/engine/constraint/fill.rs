@@ -37,8 +37,7 @@ pub struct Fill {
     tokens: Vec<Option<u32>>,
     end_of_text: u32,
     pad: u32,
-    /// Which of both may be written.
-    may_write: [bool; 2],
+    banned: Vec<u32>,
     banned_at: Vec<(usize, u32)>,
     /// Before each position, up to the end of the current block: states that what comes before leads to.
     forward: Vec<States>,
@@ -69,8 +68,7 @@ impl Fill {
             (id as usize) < limits.vocabulary && !limits.banned.contains(&id) && !controls.contains(&id)
         };
         let keeps_all = (0..automaton.vocabulary() as u32).all(|id| is_kept(id) || !automaton.is_text(id));
-        let automaton =
-            if keeps_all { automaton.clone() } else { Arc::new(automaton.restricted(is_kept)?) };
+        let automaton = if keeps_all { automaton.clone() } else { Arc::new(automaton.restricted(is_kept)?) };
         let none = States::none(automaton.states() + 1);
         let len = tokens.len();
         let mut fill = Fill {
@@ -78,7 +76,7 @@ impl Fill {
             tokens,
             end_of_text: form.end_of_text,
             pad: form.pad,
-            may_write: [form.end_of_text, form.pad].map(|id| !limits.banned.contains(&id)),
+            banned: limits.banned.to_vec(),
             banned_at: limits.banned_at.to_vec(),
             forward: vec![none.clone(); len + 1],
             backward: vec![none; len + 1],
@@ -144,7 +142,7 @@ impl Fill {
                 tokens.push(token);
             }
         }
-        tokens.retain(|token| !self.is_banned_at(at, *token));
+        tokens.retain(|token| !self.is_banned(at, *token));
         tokens
     }
 
@@ -170,7 +168,7 @@ impl Fill {
         let at = position - self.start;
         let wanted = &self.backward[at + 1];
         let leads = |state| self.next(state, token).is_some_and(|next| wanted.contains(next));
-        if self.is_banned_at(at, token) || !self.forward[at].iter().any(leads) {
+        if self.is_banned(at, token) || !self.forward[at].iter().any(leads) {
             return false;
         }
         self.tokens[at] = Some(token);
@@ -208,16 +206,13 @@ impl Fill {
         if token == self.pad { None } else { self.automaton.next(state, token) }
     }
 
-    fn is_banned_at(&self, at: usize, token: u32) -> bool {
-        self.banned_at.contains(&(self.start + at, token))
+    fn is_banned(&self, at: usize, token: u32) -> bool {
+        self.banned.contains(&token) || self.banned_at.contains(&(self.start + at, token))
     }
 
     /// Returns the end of text and the padding, where they may be written.
     fn endings(&self, at: usize) -> impl Iterator<Item = u32> {
-        [(self.end_of_text, self.may_write[0]), (self.pad, self.may_write[1])]
-            .into_iter()
-            .filter(move |(token, may)| *may && !self.is_banned_at(at, *token))
-            .map(|(token, _)| token)
+        [self.end_of_text, self.pad].into_iter().filter(move |token| !self.is_banned(at, *token))
     }
 
     /// Returns the words of text that are banned at a hole.
@@ -353,12 +348,7 @@ mod tests {
     }
 
     /// Returns every full canvas that keeps to `tokens` and satisfies `pattern`: by trying them all.
-    fn fillings(
-        pattern: &str,
-        tokens: &[Option<u32>],
-        banned: &[u32],
-        at: &[(usize, u32)],
-    ) -> Vec<Vec<u32>> {
+    fn fillings(pattern: &str, tokens: &[Option<u32>], banned: &[u32], at: &[(usize, u32)]) -> Vec<Vec<u32>> {
         let regex = regex::Regex::new(&format!("^(?:{pattern})$")).expect(pattern);
         let mut found = Vec::new();
         for number in 0..6usize.pow(tokens.len() as u32) {

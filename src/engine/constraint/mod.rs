@@ -3,7 +3,7 @@
 //! A canvas is filled in any order, so a parser that reads from left to right does not help. Here a
 //! token settles only if the text with holes can still be completed in the positions that are left
 //! (the rule of arXiv 2508.10111, for regular languages, where it is exact). In reading order:
-//! [`json_schema`] writes a schema as a regular expression, [`regex`] makes an automaton over bytes
+//! [`json_schema`] (with [`pattern`]) writes a schema as a regular expression, [`regex`] makes an automaton over bytes
 //! of that, [`tokens`] lifts it to token ids, and [`fill`] follows one canvas.
 //!
 //! An automaton is compiled once and shared by any number of requests. Recursive grammars are not
@@ -11,6 +11,7 @@
 
 pub mod fill;
 pub mod json_schema;
+pub mod pattern;
 pub mod regex;
 pub mod tokens;
 

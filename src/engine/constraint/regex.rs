@@ -279,7 +279,7 @@ mod tests {
         check("a*?", 1, &["", "aaa"], &["b"]);
         check("^x$", 2, &["x"], &["xx"]);
         check("(a|b)*a(a|b)", 4, &["aa", "bbab"], &["ba", "bb", ""]);
-        check("(xa?b?|yb?|z)?", 5, &["", "xab", "xb", "yb", "z"], &["ya", "xba"]);
+        check("(xa?b?|yb?|z)?", 4, &["", "xab", "xb", "yb", "z"], &["ya", "xba"]);
         check("ä", 3, &["ä"], &["a", "Ä"]);
     }
 
@@ -289,6 +289,6 @@ mod tests {
         assert!(matches!(error("(a"), ConstraintError::Regex(reason) if reason.contains("unclosed group")));
         assert!(matches!(error(r"\bx"), ConstraintError::Regex(_)));
         assert!(matches!(error("[a&&b]"), ConstraintError::Nothing));
-        assert!(matches!(error(r"(\w{100}){100}"), ConstraintError::TooLarge));
+        assert!(matches!(error(r"\w{20000}"), ConstraintError::TooLarge));
     }
 }

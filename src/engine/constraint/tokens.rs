@@ -166,7 +166,8 @@ impl Automaton {
 
     /// Appends the tokens that lead from one of `from` to a state that `is_wanted`.
     pub fn leading(&self, from: Vec<u32>, is_wanted: impl Fn(u32) -> bool, tokens: &mut Vec<u32>) {
-        let mut sets = Sets { automaton: &self.bytes, sets: Vec::new(), ids: HashMap::new(), next: Vec::new() };
+        let mut sets =
+            Sets { automaton: &self.bytes, sets: Vec::new(), ids: HashMap::new(), next: Vec::new() };
         let Some(start) = sets.id(from) else { return };
         // For each set whether it has a wanted state, once known.
         let mut wanted: Vec<Option<bool>> = Vec::new();
@@ -352,6 +353,7 @@ impl Sets<'_> {
 }
 
 #[cfg(test)]
+#[allow(missing_docs)]
 pub mod tests {
     use super::*;
 

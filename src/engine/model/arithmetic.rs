@@ -1,6 +1,8 @@
 //! The operations of a forward pass in the precision of the model.
 
 use crate::engine::model::linear::Quant;
+use crate::engine::ops::attention::HeadPage;
+use crate::engine::ops::attention::attend;
 use crate::engine::ops::exact;
 use crate::engine::ops::matmul::View;
 use crate::engine::ops::matmul::Write;
@@ -14,6 +16,8 @@ use crate::engine::ops::swiglu::swiglu;
 pub struct Arithmetic {
     /// `dst (+)= scale · a·b`.
     pub matmul: fn(&mut [f32], usize, View, View, f32, Write),
+    /// The attention of some queries over pages.
+    pub attend: fn(&mut [f32], usize, &[f32], usize, usize, &[HeadPage], usize),
     /// The root-mean-square norm of rows.
     pub rms_norm: fn(&mut [f32], &[f32], &[f32], f32),
     /// The softmax of one row.
@@ -28,11 +32,12 @@ impl Arithmetic {
         match quant {
             Quant::F32 => Arithmetic {
                 matmul: exact::matmul,
+                attend: exact::attend,
                 rms_norm: exact::rms_norm,
                 softmax: exact::softmax,
                 swiglu: exact::swiglu,
             },
-            Quant::Q8 => Arithmetic { matmul, rms_norm, softmax, swiglu },
+            Quant::Q8 => Arithmetic { matmul, attend, rms_norm, softmax, swiglu },
         }
     }
 }

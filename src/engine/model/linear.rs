@@ -135,3 +135,28 @@ impl Linear {
         y.par_chunks_mut(piece * self.output()).enumerate().for_each(|(i, y)| self.apply(y, x, i * piece));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bias_is_added_to_every_row() {
+        let weight: Vec<f32> = (0..15).map(|i| (i as f32 * 0.7).sin()).collect();
+        let x: Vec<f32> = (0..10).map(|i| (i as f32 * 0.3).cos()).collect();
+        let bias = vec![1.0, -2.0, 0.5];
+        for quant in [Quant::F32, Quant::Q8] {
+            let mut rows = Rows::default();
+            rows.set(quant, &x, 5);
+            let apply = |bias| {
+                let mut y = vec![0.0; 6];
+                Linear::new(weight.clone(), bias, 5, 3, quant).apply_parallel(&mut y, &rows);
+                y
+            };
+            let (plain, biased) = (apply(None), apply(Some(bias.clone())));
+            for (i, (plain, biased)) in plain.iter().zip(&biased).enumerate() {
+                assert_eq!(plain + bias[i % 3], *biased, "{quant:?}");
+            }
+        }
+    }
+}

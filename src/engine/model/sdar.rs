@@ -62,8 +62,7 @@ pub struct SdarConfig {
     /// Every how many layers one is sparse.
     decoder_sparse_step: Option<usize>,
     /// Layers that are dense all the same.
-    #[serde(default)]
-    mlp_only_layers: Vec<usize>,
+    mlp_only_layers: Option<Vec<usize>>,
     block_size: Option<usize>,
     mask_token_id: Option<u32>,
     eos_token_id: Option<TokenIds>,
@@ -111,7 +110,8 @@ impl SdarConfig {
         let experts = self.num_experts.unwrap_or(0);
         let step = self.decoder_sparse_step.unwrap_or(1).max(1);
         let is_sparse = has_experts && experts > 0 && (layer + 1).is_multiple_of(step);
-        if !is_sparse || self.mlp_only_layers.contains(&layer) {
+        let is_dense_all_the_same = self.mlp_only_layers.as_ref().is_some_and(|dense| dense.contains(&layer));
+        if !is_sparse || is_dense_all_the_same {
             return FeedForwardShape::Dense(self.intermediate_size.unwrap_or(0));
         }
         FeedForwardShape::Sparse(SparseShape {

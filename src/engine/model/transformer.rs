@@ -17,10 +17,10 @@ use crate::engine::model::linear::Linear;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::linear::Rows;
 use crate::engine::model::loader::Loader;
-use crate::engine::ops::matmul::View;
-use crate::engine::ops::matmul::Write;
+use crate::engine::ops::attention::HeadPage;
 use crate::engine::ops::rope::Rope;
 use crate::engine::ops::rope::Turn;
+use crate::engine::pages::PageId;
 use crate::engine::weights::Weights;
 use crate::engine::weights::WeightsError;
 
@@ -80,8 +80,8 @@ pub struct Chunk<'a> {
     pub start: usize,
     /// Which positions each row sees.
     pub sight: Sight,
-    /// Keys and values of the sequence; what the rows see beside themselves is there already.
-    pub cache: &'a mut KvCache,
+    /// Where the sequence's keys and values are; what the rows see beside themselves is there already.
+    pub table: &'a [PageId],
     /// The positions whose output somebody wants; the others' keys and values are computed only.
     pub wanted: Range<usize>,
 }
@@ -167,12 +167,12 @@ impl Model {
         self.layers.iter().map(layer).sum::<usize>() + tables
     }
 
-    /// Computes all chunks together and fills their caches; returns the normed output rows that the
+    /// Computes all chunks together and fills their pages; returns the normed output rows that the
     /// chunks want, one behind the other, `[rows, hidden]`.
     ///
     /// # Panics
-    /// When a cache is too small for its chunk: a bug of the scheduler.
-    pub fn forward<'w>(&self, chunks: &mut [Chunk], work: &'w mut Workspace) -> &'w [f32] {
+    /// When a table is too short for its chunk: a bug of the scheduler.
+    pub fn forward<'w>(&self, chunks: &[Chunk], cache: &mut KvCache, work: &'w mut Workspace) -> &'w [f32] {
         let (hidden, eps) = (self.config.hidden_size, self.config.rms_norm_eps);
         let heads = self.config.num_attention_heads * self.config.head_dim;
         work.rope.reserve(chunks.iter().map(|c| c.positions().end).max().unwrap_or(0));
@@ -181,7 +181,7 @@ impl Model {
         let with = Arithmetic::of(self.quant);
         let last = self.layers.len() - 1;
         for (i, layer) in self.layers.iter().enumerate() {
-            self.attend(layer, i, chunks, work);
+            self.attend(layer, i, chunks, cache, work);
             if i == last {
                 keep_wanted(chunks, &mut work.x, hidden);
                 keep_wanted(chunks, &mut work.attended, heads);
@@ -225,8 +225,15 @@ impl Model {
         }
     }
 
-    /// Fills `work.attended` from `work.x`, and the caches.
-    fn attend(&self, layer: &Layer, index: usize, chunks: &mut [Chunk], work: &mut Workspace) {
+    /// Fills `work.attended` from `work.x`, and the cache.
+    fn attend(
+        &self,
+        layer: &Layer,
+        index: usize,
+        chunks: &[Chunk],
+        cache: &mut KvCache,
+        work: &mut Workspace,
+    ) {
         let config = &self.config;
         let (hidden, width) = (config.hidden_size, config.qkv_width());
         let rows = work.x.len() / hidden;
@@ -236,7 +243,7 @@ impl Model {
         work.rows.set(self.quant, &work.normed, hidden);
         resize(&mut work.qkv, rows * width);
         layer.qkv.apply_parallel(&mut work.qkv, &work.rows);
-        self.place(layer, index, chunks, work);
+        self.place(layer, index, chunks, cache, work);
         let queries = config.num_attention_heads * config.head_dim;
         resize(&mut work.attended, rows * queries);
         let mut pieces = Vec::new();
@@ -250,15 +257,25 @@ impl Model {
                 attended = others;
                 let is_wanted = piece.start < chunk.wanted.end && chunk.wanted.start < piece.end;
                 if is_wanted || !is_last {
-                    pieces.push((&*chunk.cache, end, q, out));
+                    pieces.push((chunk.table, end, q, out));
                 }
             }
         }
-        pieces.into_par_iter().for_each(|(cache, end, q, out)| self.attend_piece(index, cache, end, q, out));
+        let cache = &*cache;
+        pieces.into_par_iter().for_each(|(table, end, q, out)| {
+            self.attend_piece(q, out, |head| cache.read(table, index, head, end), end);
+        });
     }
 
-    /// Norms and turns the queries and keys of `work.qkv`, and puts keys and values in the caches.
-    fn place(&self, layer: &Layer, index: usize, chunks: &mut [Chunk], work: &mut Workspace) {
+    /// Norms and turns the queries and keys of `work.qkv`, and puts keys and values in the cache.
+    fn place(
+        &self,
+        layer: &Layer,
+        index: usize,
+        chunks: &[Chunk],
+        cache: &mut KvCache,
+        work: &mut Workspace,
+    ) {
         let config = &self.config;
         let (width, head_dim, eps) = (config.qkv_width(), config.head_dim, config.rms_norm_eps);
         let queries = config.num_attention_heads * head_dim;
@@ -266,7 +283,7 @@ impl Model {
         let with = Arithmetic::of(self.quant);
         let mut raw = Vec::new();
         let mut rows = work.qkv.chunks_exact_mut(width);
-        for chunk in chunks.iter_mut() {
+        for chunk in chunks {
             for (position, row) in chunk.positions().zip(&mut rows) {
                 let (query, rest) = row.split_at_mut(queries);
                 for (heads, norm) in [(query, &layer.query_norm), (&mut rest[..keys], &layer.key_norm)] {
@@ -285,32 +302,31 @@ impl Model {
                 for head in 0..config.num_key_value_heads {
                     let key = &row[queries + head * head_dim..][..head_dim];
                     let value = &row[queries + keys + head * head_dim..][..head_dim];
-                    chunk.cache.write(index, head, position, key, value);
+                    cache.write(chunk.table, index, head, position, key, value);
                 }
             }
         }
     }
 
-    /// Attention of some queries over the cache up to `end`.
-    fn attend_piece(&self, layer: usize, cache: &KvCache, end: usize, q: &[f32], out: &mut [f32]) {
+    /// Attention of some queries over the first `end` positions, which `pages` returns for a head.
+    fn attend_piece<'p>(
+        &self,
+        q: &[f32],
+        out: &mut [f32],
+        pages: impl Fn(usize) -> Vec<HeadPage<'p>>,
+        end: usize,
+    ) {
         let config = &self.config;
         let (width, head_dim) = (config.qkv_width(), config.head_dim);
-        let rows = q.len() / width;
         let group = config.num_attention_heads / config.num_key_value_heads;
-        let scale = 1.0 / (head_dim as f32).sqrt();
         let stride = config.num_attention_heads * head_dim;
         let with = Arithmetic::of(self.quant);
-        let mut scores = vec![0.0; rows * end];
-        for head in 0..config.num_attention_heads {
-            let keys = View::new(cache.keys(layer, head / group, end), end, head_dim);
-            let values = View::new(cache.values(layer, head / group, end), end, head_dim);
-            let queries = View::strided(&q[head * head_dim..], rows, head_dim, width);
-            (with.matmul)(&mut scores, end, queries, keys.transposed(), scale, Write::Replace);
-            for row in scores.chunks_exact_mut(end) {
-                (with.softmax)(row);
+        for kv_head in 0..config.num_key_value_heads {
+            let pages = pages(kv_head);
+            for head in kv_head * group..(kv_head + 1) * group {
+                let (out, q) = (&mut out[head * head_dim..], &q[head * head_dim..]);
+                (with.attend)(out, stride, q, width, head_dim, &pages, end);
             }
-            let weights = View::new(&scores, rows, end);
-            (with.matmul)(&mut out[head * head_dim..], stride, weights, values, 1.0, Write::Replace);
         }
     }
 }

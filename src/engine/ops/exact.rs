@@ -3,6 +3,8 @@
 //! Routing chooses between experts that may differ by less than a 32-bit sum's error; whoever
 //! wants the reference's choice must not lose it to the order of a sum. Plain loops, no tricks.
 
+use crate::engine::kv_cache::PAGE;
+use crate::engine::ops::attention::HeadPage;
 use crate::engine::ops::matmul::View;
 use crate::engine::ops::matmul::Write;
 
@@ -21,6 +23,35 @@ pub fn matmul(dst: &mut [f32], dst_stride: usize, a: View, b: View, scale: f32, 
                 Write::Replace => sum as f32,
                 Write::Add => (f64::from(*y) + sum) as f32,
             };
+        }
+    }
+}
+
+/// [`crate::engine::ops::attention::attend`] with scores and sums in 64 bits.
+pub fn attend(
+    out: &mut [f32],
+    out_stride: usize,
+    q: &[f32],
+    q_stride: usize,
+    head_dim: usize,
+    pages: &[HeadPage],
+    end: usize,
+) {
+    let scale = 1.0 / (head_dim as f64).sqrt();
+    for (row, query) in q.chunks(q_stride).enumerate() {
+        let query = &query[..head_dim];
+        let mut weights: Vec<f32> = (0..end)
+            .map(|at| {
+                let keys = pages[at / PAGE].keys[at % PAGE..].iter().step_by(PAGE);
+                let sum: f64 = query.iter().zip(keys).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+                (sum * scale) as f32
+            })
+            .collect();
+        softmax(&mut weights);
+        for d in 0..head_dim {
+            let value = |at: usize| f64::from(pages[at / PAGE].values[at % PAGE * head_dim + d]);
+            let sum: f64 = weights.iter().enumerate().map(|(at, w)| f64::from(*w) * value(at)).sum();
+            out[row * out_stride + d] = sum as f32;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The arithmetic, one file for each operation: plain slices in, plain slices out.
 
+pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
 pub mod exact;

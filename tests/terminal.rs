@@ -1,0 +1,101 @@
+//! The model in the terminal: `generate`, `infill` and `chat` as somebody runs them, with the bundled model.
+
+use std::io::Write;
+use std::process::Command;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+/// Runs the command with an input; returns whether it succeeded and what it said on both outputs.
+fn run(arguments: &[&str], input: &str) -> (bool, String, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_chatdlm"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // A command that does not read its input may be gone already.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+fn json(arguments: &[&str], input: &str) -> Value {
+    let (is_fine, output, complaint) = run(arguments, input);
+    assert!(is_fine, "{arguments:?}: {complaint}");
+    serde_json::from_str(&output).unwrap()
+}
+
+#[test]
+fn generate_goes_on_with_a_text() {
+    let prompt = "Thank you for calling,";
+    let (_, text, _) = run(&["generate", prompt, "--max-tokens", "24"], "");
+    let report = json(&["generate", "-", "--max-tokens", "24", "--json"], prompt);
+    assert_eq!(report["text"], text.trim_end_matches('\n'), "an argument and the input are the same");
+    assert!(report["generated_tokens"].as_u64().is_some_and(|tokens| (1..=24).contains(&tokens)), "{report}");
+    assert!(report["steps"].as_u64().is_some_and(|steps| steps > 0));
+    let drawn = |seed| {
+        json(&["generate", prompt, "--temperature", "1.5", "--seed", seed, "--json"], "")["text"].clone()
+    };
+    assert_eq!(drawn("1"), drawn("1"));
+    assert_ne!(drawn("1"), drawn("2"));
+}
+
+#[test]
+fn steps_are_shown_as_lines_where_there_is_no_terminal() {
+    let (is_fine, shown, complaint) =
+        run(&["generate", "Thank you", "--max-tokens", "10", "--show-steps"], "");
+    assert!(is_fine, "{complaint}");
+    assert!(!shown.contains('\x1b'), "no control sequences: {shown:?}");
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].starts_with("   1  Thank you") && lines[0].contains('░'), "{shown}");
+    let (_, text, _) = run(&["generate", "Thank you", "--max-tokens", "10"], "");
+    assert!(shown.contains(&format!("\n\nThank you{}\n\n", text.trim_end_matches('\n'))), "{shown}\n{text}");
+    assert!(lines.last().unwrap().contains("tokens in"), "{shown}");
+}
+
+#[test]
+fn infill_writes_the_holes_only() {
+    let report = json(&["infill", r"Dear [[4]], your  order \[[2]] – [[3]]!", "--json"], "");
+    let text = report["text"].as_str().unwrap();
+    let span = |i: usize| report["spans"][i]["text"].as_str().unwrap();
+    assert_eq!(text, format!("Dear {}, your  order [[2]] – {}!", span(0), span(1)));
+    let (_, plain, _) = run(&["infill", "-"], r"Dear [[4]], your  order \[[2]] – [[3]]!");
+    assert_eq!(plain, format!("{text}\n"));
+}
+
+#[test]
+fn chat_answers_line_by_line_and_forgets_on_request() {
+    let (is_fine, output, complaint) =
+        run(&["chat", "--max-tokens", "16"], "My bill is too high.\n/reset\nMy bill is too high.\n/dance\n");
+    assert!(is_fine, "{complaint}");
+    let lines: Vec<&str> = output.lines().collect();
+    let forgotten = lines.iter().position(|line| *line == "forgotten").expect("a word on /reset");
+    assert!(forgotten > 0);
+    assert_eq!(
+        lines[..forgotten],
+        lines[forgotten + 1..2 * forgotten + 1],
+        "the same question, the same answer"
+    );
+    assert!(output.contains("there is no /dance") && output.contains("/help"), "{output}");
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    for (arguments, named) in [
+        (&["infill", "no hole"][..], "[[8]]"),
+        (&["infill", "a [[0]]"], "[[0]]"),
+        (&["infill", "a [[9000]]"], "8192"),
+        (&["generate", "x", "--max-tokens", "9000"], "8192"),
+        (&["generate", "x", "--threshold", "2"], "--threshold"),
+        (&["generate", "x", "--temperature", "3"], "temperature"),
+        (&["generate", "x", "--model", "no/such/folder"], "no/such/folder"),
+    ] {
+        let (is_fine, _, complaint) = run(arguments, "");
+        assert!(!is_fine && complaint.contains(named), "{arguments:?}: {complaint}");
+    }
+}
