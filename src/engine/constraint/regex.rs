@@ -57,7 +57,7 @@ impl ByteAutomaton {
             .configure(config)
             .thompson(thompson::Config::new().nfa_size_limit(Some(MAX_BYTES)))
             .build(pattern)
-            .map_err(|error| match error.is_size_limit_exceeded() {
+            .map_err(|error| match error.is_size_limit_exceeded() || is_nfa_too_large(&error) {
                 true => ConstraintError::TooLarge,
                 false => ConstraintError::Regex(reason(&error)),
             })?;
@@ -87,7 +87,13 @@ impl ByteAutomaton {
     }
 }
 
-/// Returns an error with what caused it.
+/// Returns whether the determinisation did not even begin, for lack of room.
+fn is_nfa_too_large(error: &dyn std::error::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<thompson::BuildError>());
+    cause.is_some_and(|cause| cause.size_limit().is_some())
+}
+
+/// Returns what an error comes from in the end.
 fn reason(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => reason(source),
