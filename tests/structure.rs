@@ -151,7 +151,7 @@ fn tiny(family: &str) -> Tiny {
     let form = Form { block: 8, ..Form::of(&config) };
     let vocabulary = config.vocab_size;
     Tiny {
-        runner: Runner::new(Model::load(config, &weights, Quant::F32, |_, _| {}).unwrap()),
+        runner: Runner::new(Model::load(config, &weights, Quant::F32, |_, _| {}).unwrap(), 1 << 24),
         form,
         vocabulary,
     }
@@ -176,10 +176,11 @@ fn write(
     };
     let mut sequence = Sequence::generate(prompt, canvas, tiny.form, generate);
     sequence.enforce(structure, tiny.vocabulary)?;
-    let mut slot = tiny.runner.slot(sequence, vec![]);
+    let mut slot = tiny.runner.slot(sequence, vec![]).expect("there is room");
     while !slot.sequence.is_done {
         tiny.runner.step(&mut [(&mut slot, 1000)]);
     }
+    tiny.runner.release(&slot);
     let written = slot.sequence.canvas();
     let end = written.iter().position(|id| *id == tiny.form.end_of_text).unwrap_or(written.len());
     let bytes = written[..end].iter().flat_map(|id| tokenizer.bytes(*id).expect("only text")).collect();
