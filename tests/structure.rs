@@ -133,7 +133,7 @@ fn expression(random: &mut StdRng, depth: usize) -> String {
         0 => format!("(?:{a}|{b})"),
         1 => format!("(?:{a})*{b}"),
         2 => format!("(?:{a}){{1,3}}"),
-        3 => format!("{a}{b}?"),
+        3 => format!("{a}(?:{b})?"),
         _ => format!("(?:{a}{b})+"),
     }
 }
