@@ -26,7 +26,7 @@ use chatdlm::engine::weights::Weights;
 /// Families of both kinds of attention, with shifted logits and without.
 const FAMILIES: [&str; 3] = ["llada2_moe", "llada", "dream"];
 const CASES: usize = 1000;
-const CANVAS: usize = 40;
+const CANVAS: usize = 32;
 
 const RULES: [Rule; 6] = [
     Rule::Threshold { threshold: 0.3, steps: 3 },

@@ -13,7 +13,8 @@ use crate::engine::constraint::ConstraintError;
 
 /// One character of a string: as itself or escaped.
 const CHARACTER: &str = r#"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])"#;
-const INTEGER: &str = "(?:-?(?:0|[1-9][0-9]{0,14}))";
+/// Without `-0`, which parsers read as a floating-point number.
+const INTEGER: &str = "(?:0|-?[1-9][0-9]{0,14})";
 const NUMBER: &str = r"(?:-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?(?:[eE][+-]?[0-9]{1,2})?)";
 
 /// Values within values, and references within references, that a schema may have.
@@ -421,7 +422,11 @@ mod tests {
 
     #[test]
     fn values_are_compact_json() {
-        check(json!({"type": "integer"}), &["0", "-17"], &["01", "1.0", "+1", "", "-", "1234567890123456"]);
+        check(
+            json!({"type": "integer"}),
+            &["0", "-17"],
+            &["01", "-0", "1.0", "+1", "", "-", "1234567890123456"],
+        );
         check(json!({"type": "number"}), &["0.50", "-1e+9", "12"], &["1.", ".5", "1e999"]);
         check(json!({"type": ["boolean", "null"]}), &["true", "null"], &["0", "\"true\""]);
         check(
