@@ -64,7 +64,7 @@ async fn generate(args: Args) -> anyhow::Result<()> {
     if args.json {
         let mut report = finished.json(&completer);
         report["text"] = written.text.as_str().into();
-        report["finish_reason"] = screen::finish_reason(written).into();
+        report["finish_reason"] = written.finish_reason().into();
         println!("{report}");
     } else {
         println!("{}", written.text);

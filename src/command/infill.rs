@@ -57,7 +57,8 @@ async fn infill(args: Args) -> anyhow::Result<()> {
     let finished = screen::wait(writing).await?;
     let text: String = together(&parts, &finished.update.written).into_iter().map(|s| s.text).collect();
     if args.json {
-        let span = |written: &Written| json!({"text": written.text, "finish_reason": screen::finish_reason(written)});
+        let span =
+            |written: &Written| json!({"text": written.text, "finish_reason": written.finish_reason()});
         let mut report = finished.json(&completer);
         report["text"] = text.into();
         report["spans"] = finished.update.written.iter().map(span).collect::<Vec<Value>>().into();

@@ -181,11 +181,6 @@ pub fn stretches(written: &[Written], settled: Style) -> Vec<Stretch> {
     written.iter().flat_map(shown).collect()
 }
 
-/// Returns why a text ended.
-pub fn finish_reason(written: &Written) -> &'static str {
-    if written.is_ended { "stop" } else { "length" }
-}
-
 /// Waits for a text without showing it.
 ///
 /// # Errors

@@ -80,6 +80,13 @@ pub struct Written {
     pub mean_log_probability: f32,
 }
 
+impl Written {
+    /// Returns why it ended, in OpenAI's words.
+    pub fn finish_reason(&self) -> &'static str {
+        if self.is_ended { "stop" } else { "length" }
+    }
+}
+
 impl Canvas {
     /// Lays out parts after a prompt.
     ///

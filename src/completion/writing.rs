@@ -25,10 +25,15 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Adds what another text took of the same prompt; the prompt counts once.
-    pub fn add(&mut self, other: &Usage) {
-        self.completion_tokens += other.completion_tokens;
-        self.steps += other.steps;
+    /// Adds up what texts of the same prompt took: the prompt counts once, and as cached only what was
+    /// so for all of them.
+    pub fn together(usages: &[Usage]) -> Usage {
+        Usage {
+            prompt_tokens: usages.iter().map(|usage| usage.prompt_tokens).max().unwrap_or(0),
+            cached_tokens: usages.iter().map(|usage| usage.cached_tokens).min().unwrap_or(0),
+            completion_tokens: usages.iter().map(|usage| usage.completion_tokens).sum(),
+            steps: usages.iter().map(|usage| usage.steps).sum(),
+        }
     }
 
     /// Returns how many tokens settled in a denoising pass on average.
@@ -118,8 +123,7 @@ impl Writing {
         }
         let usage = Usage {
             prompt_tokens: self.canvas.given,
-            // Requests do not share keys and values yet.
-            cached_tokens: 0,
+            cached_tokens: snapshot.reused.min(self.canvas.given),
             completion_tokens: written.iter().map(|written| written.tokens).sum(),
             steps: snapshot.steps,
         };

@@ -10,7 +10,7 @@ use crate::engine::pages::PageId;
 use crate::engine::pages::Pages;
 
 /// Positions of a page.
-pub const PAGE: usize = 32;
+pub const PAGE: usize = 64;
 
 /// The pages and what is in them.
 #[derive(Debug)]

@@ -39,6 +39,23 @@ pub struct Slot {
     pub scores: Vec<f32>,
 }
 
+/// The pages that were reserved for a sequence.
+#[derive(Debug)]
+pub struct Room {
+    table: Vec<PageId>,
+    entered: usize,
+}
+
+impl Slot {
+    /// Puts a sequence in the room that was reserved for it.
+    pub fn new(mut sequence: Sequence, labels: Vec<u32>, room: Room) -> Slot {
+        let Room { table, entered } = room;
+        let reused = entered * PAGE;
+        sequence.prefilled(reused);
+        Slot { sequence, table, entered, reused, labels, scores: Vec::new() }
+    }
+}
+
 /// What one slot's step did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -89,23 +106,25 @@ impl Runner {
         self.cache.pages.available() * PAGE
     }
 
-    /// Makes a slot for a sequence, with room for all of it; gives it back while there is none.
+    /// Takes pages for all of a sequence; `None` while too many are held by others.
     ///
     /// What another sequence computed for the same beginning is not computed again.
-    pub fn slot(&mut self, mut sequence: Sequence, labels: Vec<u32>) -> Result<Slot, (Sequence, Vec<u32>)> {
-        let shared = if is_shareable(&sequence) {
+    pub fn reserve(&mut self, sequence: &Sequence) -> Option<Room> {
+        let shared = if is_shareable(sequence) {
             let final_tokens = &sequence.tokens[..sequence.current.min(sequence.tokens.len())];
             self.cache.pages.share(sequence.form.block, final_tokens)
         } else {
             Vec::new()
         };
         let entered = shared.len();
-        let Some(table) = self.cache.take(sequence.tokens.len(), shared) else {
-            return Err((sequence, labels));
-        };
-        let reused = entered * PAGE;
-        sequence.prefilled(reused);
-        Ok(Slot { sequence, table, entered, reused, labels, scores: Vec::new() })
+        let table = self.cache.take(sequence.tokens.len(), shared)?;
+        Some(Room { table, entered })
+    }
+
+    /// Makes a slot for a sequence if there is room.
+    pub fn slot(&mut self, sequence: Sequence, labels: Vec<u32>) -> Option<Slot> {
+        let room = self.reserve(&sequence)?;
+        Some(Slot::new(sequence, labels, room))
     }
 
     /// Forgets all prefixes. No slot may be in use.

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::engine::handle::EngineConfig;
 use crate::engine::handle::Snapshot;
 use crate::engine::load::Load;
+use crate::engine::runner::Room;
 use crate::engine::runner::Runner;
 use crate::engine::runner::Slot;
 use crate::engine::scheduler::Priority;
@@ -106,19 +107,18 @@ fn run(mut runner: Runner, jobs: Receiver<Job>, config: &EngineConfig, load: &Lo
                 jobs.try_recv()
             };
             match job {
-                Ok(job) => match admit(&mut runner, job, arrival) {
-                    Ok(admitted) => {
-                        arrival += 1;
-                        load.waiting.fetch_sub(1, Relaxed);
-                        load.prompt_tokens.fetch_add(admitted.slot.sequence.prompt as u64, Relaxed);
-                        load.reused_tokens.fetch_add(admitted.slot.reused as u64, Relaxed);
-                        running.push(admitted);
-                    }
-                    Err(job) => {
+                Ok(job) => {
+                    let Some(room) = runner.reserve(job.sequence()) else {
                         held = Some(job);
                         break;
-                    }
-                },
+                    };
+                    let admitted = job.admit(room, arrival);
+                    arrival += 1;
+                    load.waiting.fetch_sub(1, Relaxed);
+                    load.prompt_tokens.fetch_add(admitted.slot.sequence.prompt as u64, Relaxed);
+                    load.reused_tokens.fetch_add(admitted.slot.reused as u64, Relaxed);
+                    running.push(admitted);
+                }
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) if running.is_empty() => return,
                 Err(TryRecvError::Disconnected) => break,
@@ -137,16 +137,20 @@ fn run(mut runner: Runner, jobs: Receiver<Job>, config: &EngineConfig, load: &Lo
     }
 }
 
-/// Gives a job its pages, or the job back while there are not enough.
-fn admit(runner: &mut Runner, job: Job, arrival: u64) -> Result<Running, Job> {
-    let (sequence, labels, reader) = match job {
-        Job::Generate(sequence, sender) => (sequence, Vec::new(), Reader::Generate(sender)),
-        Job::Score(sequence, labels, sender) => (sequence, labels, Reader::Score(sender)),
-    };
-    match (runner.slot(sequence, labels), reader) {
-        (Ok(slot), reader) => Ok(Running { slot, reader, arrival }),
-        (Err((sequence, _)), Reader::Generate(sender)) => Err(Job::Generate(sequence, sender)),
-        (Err((sequence, labels)), Reader::Score(sender)) => Err(Job::Score(sequence, labels, sender)),
+impl Job {
+    fn sequence(&self) -> &Sequence {
+        match self {
+            Job::Generate(sequence, _) | Job::Score(sequence, ..) => sequence,
+        }
+    }
+
+    /// Begins to run in the room that was reserved.
+    fn admit(self, room: Room, arrival: u64) -> Running {
+        let (sequence, labels, reader) = match self {
+            Job::Generate(sequence, sender) => (sequence, Vec::new(), Reader::Generate(sender)),
+            Job::Score(sequence, labels, sender) => (sequence, labels, Reader::Score(sender)),
+        };
+        Running { slot: Slot::new(sequence, labels, room), reader, arrival }
     }
 }
 

@@ -186,7 +186,7 @@ fn check_decode(runner: &mut Runner, case: &DecodeCase) -> Result<String, String
     let end_of_text = case.eos_id.unwrap_or(model.end_of_text);
     let form = Form { block: case.block_length, mask: case.mask_id, end_of_text, ..model };
     let sequence = Sequence::generate(&case.prompt, &vec![None; case.gen_length], form, generate);
-    let Ok(mut slot) = runner.slot(sequence, Vec::new()) else {
+    let Some(mut slot) = runner.slot(sequence, Vec::new()) else {
         return Err("the case is too long for the cache".to_owned());
     };
     let mut trace: Vec<Vec<Pass>> = Vec::new();

@@ -1,7 +1,7 @@
 //! The operations of a forward pass in the precision of the model.
 
 use crate::engine::model::linear::Quant;
-use crate::engine::ops::attention::HeadPage;
+use crate::engine::ops::attention::Attend;
 use crate::engine::ops::attention::attend;
 use crate::engine::ops::exact;
 use crate::engine::ops::matmul::View;
@@ -17,7 +17,7 @@ pub struct Arithmetic {
     /// `dst (+)= scale · a·b`.
     pub matmul: fn(&mut [f32], usize, View, View, f32, Write),
     /// The attention of some queries over pages.
-    pub attend: fn(&mut [f32], usize, &[f32], usize, usize, &[HeadPage], usize),
+    pub attend: Attend,
     /// The root-mean-square norm of rows.
     pub rms_norm: fn(&mut [f32], &[f32], &[f32], f32),
     /// The softmax of one row.

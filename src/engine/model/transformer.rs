@@ -18,6 +18,7 @@ use crate::engine::model::linear::Quant;
 use crate::engine::model::linear::Rows;
 use crate::engine::model::loader::Loader;
 use crate::engine::ops::attention::HeadPage;
+use crate::engine::ops::attention::Queries;
 use crate::engine::ops::rope::Rope;
 use crate::engine::ops::rope::Turn;
 use crate::engine::pages::PageId;
@@ -317,16 +318,14 @@ impl Model {
         end: usize,
     ) {
         let config = &self.config;
-        let (width, head_dim) = (config.qkv_width(), config.head_dim);
-        let group = config.num_attention_heads / config.num_key_value_heads;
-        let stride = config.num_attention_heads * head_dim;
+        let (stride, head_dim) = (config.qkv_width(), config.head_dim);
+        let heads = config.num_attention_heads / config.num_key_value_heads;
         let with = Arithmetic::of(self.quant);
         for kv_head in 0..config.num_key_value_heads {
-            let pages = pages(kv_head);
-            for head in kv_head * group..(kv_head + 1) * group {
-                let (out, q) = (&mut out[head * head_dim..], &q[head * head_dim..]);
-                (with.attend)(out, stride, q, width, head_dim, &pages, end);
-            }
+            let at = kv_head * heads * head_dim;
+            let queries = Queries { data: &q[at..], stride, rows: q.len() / stride, heads, head_dim };
+            let out_stride = config.num_attention_heads * head_dim;
+            (with.attend)(&mut out[at..], out_stride, queries, &pages(kv_head), end);
         }
     }
 }

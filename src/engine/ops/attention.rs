@@ -1,101 +1,147 @@
 //! Attention of some queries over pages of keys and values, without a matrix of scores in memory.
 //!
-//! Softmax goes along with the pages (online softmax, arXiv 1805.02867; as FlashAttention does): each
-//! row keeps its largest score, its sum and its weighted values, and rescales them when a page has a
-//! larger score. A row is computed the same way whichever rows it is computed with.
+//! Softmax goes along with the pages (online softmax, arXiv 1805.02867, as FlashAttention does it):
+//! each row keeps its largest score, its sum and its weighted values, and rescales them when a page
+//! has a larger score. All heads that share keys go through a page together. What a row becomes does
+//! not depend on the rows beside it.
 
 use crate::engine::kv_cache::PAGE;
+use crate::engine::ops::matmul::View;
+use crate::engine::ops::matmul::Write;
+use crate::engine::ops::matmul::matmul;
 use crate::engine::ops::simd::exp;
 use crate::engine::ops::simd::multiversion;
+use crate::engine::ops::softmax::largest;
 
 /// Keys and values of one head in one page.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadPage<'a> {
-    /// `[head_dim, PAGE]`: positions lie side by side, so that scores are computed in lanes.
+    /// `[head_dim, PAGE]`: the positions of a page lie side by side.
     pub keys: &'a [f32],
     /// `[PAGE, head_dim]`.
     pub values: &'a [f32],
 }
 
-/// Rows computed together, which share the loads of keys and values.
-const ROWS: usize = 4;
+/// The queries of some rows that see the same keys.
+#[derive(Debug, Clone, Copy)]
+pub struct Queries<'a> {
+    /// Row i is `data[i * stride..][..heads * head_dim]`.
+    pub data: &'a [f32],
+    /// From one row to the next.
+    pub stride: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Query heads that share the keys.
+    pub heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
 
-/// Writes the attention of query rows over the first `end` positions of the pages.
-///
-/// Row i of the queries is `q[i * q_stride..][..head_dim]`, and so with `out`.
-pub fn attend(
-    out: &mut [f32],
-    out_stride: usize,
-    q: &[f32],
-    q_stride: usize,
-    head_dim: usize,
-    pages: &[HeadPage],
-    end: usize,
-) {
-    let rows = (q.len() - head_dim) / q_stride + 1;
-    let mut state = vec![0.0; ROWS * head_dim];
-    for first in (0..rows).step_by(ROWS) {
-        let count = ROWS.min(rows - first);
-        // Rows that are not there repeat the last one; their result is not written.
-        let row = |i: usize| (first + i.min(count - 1)) * q_stride;
-        let queries: [&[f32]; ROWS] = std::array::from_fn(|i| &q[row(i)..row(i) + head_dim]);
-        attend_rows(&mut state, &queries, pages, end);
-        for (i, row) in state.chunks_exact(head_dim).take(count).enumerate() {
-            out[(first + i) * out_stride..][..head_dim].copy_from_slice(row);
-        }
+/// A form of [`attend`].
+pub type Attend = fn(&mut [f32], usize, Queries, &[HeadPage], usize);
+
+/// Writes the attention of the queries over the first `end` positions of the pages; row i of the
+/// result is `out[i * out_stride..][..heads * head_dim]`.
+pub fn attend(out: &mut [f32], out_stride: usize, q: Queries, pages: &[HeadPage], end: usize) {
+    let (head_dim, row_len) = (q.head_dim, q.heads * q.head_dim);
+    let rows = q.rows * q.heads;
+    let queries: Vec<f32> =
+        (0..q.rows).flat_map(|i| &q.data[i * q.stride..i * q.stride + row_len]).copied().collect();
+    let queries = View::new(&queries, rows, head_dim);
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let mut scores = vec![0.0; rows * PAGE.min(end)];
+    let (mut largest, mut sums) = (vec![f32::NEG_INFINITY; rows], vec![0.0; rows]);
+    let mut values = vec![0.0; rows * head_dim];
+    for (page, start) in pages.iter().zip((0..end).step_by(PAGE)) {
+        let seen = PAGE.min(end - start);
+        let scores = &mut scores[..rows * seen];
+        let keys = View::strided(page.keys, head_dim, seen, PAGE);
+        matmul(scores, seen, queries, keys, scale, Write::Replace);
+        soften(scores, seen, &mut largest, &mut sums, &mut values, head_dim);
+        let weights = View::new(scores, rows, seen);
+        matmul(&mut values, head_dim, weights, View::new(page.values, seen, head_dim), 1.0, Write::Add);
+    }
+    for ((i, values), sum) in values.chunks_exact(head_dim).enumerate().zip(&sums) {
+        let at = i / q.heads * out_stride + i % q.heads * head_dim;
+        let inverse = 1.0 / sum;
+        out[at..at + head_dim].iter_mut().zip(values).for_each(|(out, value)| *out = value * inverse);
     }
 }
 
 multiversion! {
-    fn attend_rows(state: &mut [f32], queries: &[&[f32]; ROWS], pages: &[HeadPage], end: usize) {
-        let head_dim = queries[0].len();
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        state.fill(0.0);
-        let mut largest = [f32::NEG_INFINITY; ROWS];
-        let mut sums = [0.0_f32; ROWS];
-        for (page, start) in pages.iter().zip((0..end).step_by(PAGE)) {
-            let seen = PAGE.min(end - start);
-            let mut scores = [[0.0_f32; PAGE]; ROWS];
-            for (d, keys) in page.keys.chunks_exact(PAGE).enumerate() {
-                for (scores, query) in scores.iter_mut().zip(queries) {
-                    let q = query[d];
-                    for (score, key) in scores.iter_mut().zip(keys) {
-                        *score += q * key;
-                    }
-                }
+    /// Replaces rows of scores by e^(score − largest), after bringing what the rows keep to the
+    /// largest score so far.
+    fn soften(
+        scores: &mut [f32],
+        seen: usize,
+        largests: &mut [f32],
+        sums: &mut [f32],
+        values: &mut [f32],
+        head_dim: usize,
+    ) {
+        let kept = largests.iter_mut().zip(sums).zip(values.chunks_exact_mut(head_dim));
+        for (row, ((kept_largest, sum), values)) in scores.chunks_exact_mut(seen).zip(kept) {
+            let best = largest(row);
+            if best > *kept_largest {
+                let shrink = exp(*kept_largest - best);
+                values.iter_mut().for_each(|v| *v *= shrink);
+                *sum *= shrink;
+                *kept_largest = best;
             }
-            for (row, scores) in scores.iter_mut().enumerate() {
-                let mut best = largest[row];
-                for score in &mut scores[..seen] {
-                    *score *= scale;
-                    best = if *score > best { *score } else { best };
-                }
-                let mut lanes = [0.0_f32; PAGE];
-                for (lane, score) in lanes.iter_mut().zip(scores.iter()) {
-                    *lane = exp(*score - best);
-                }
-                lanes[seen..].fill(0.0);
-                *scores = lanes;
-                if best > largest[row] {
-                    let shrink = exp(largest[row].max(-1e30) - best);
-                    sums[row] *= shrink;
-                    state[row * head_dim..(row + 1) * head_dim].iter_mut().for_each(|v| *v *= shrink);
-                    largest[row] = best;
-                }
-                sums[row] += scores.iter().sum::<f32>();
+            for score in row.iter_mut() {
+                *score = exp(*score - *kept_largest);
             }
-            for (row, weights) in scores.iter().enumerate() {
-                let state = &mut state[row * head_dim..(row + 1) * head_dim];
-                for (weight, value) in weights[..seen].iter().zip(page.values.chunks_exact(head_dim)) {
-                    for (sum, v) in state.iter_mut().zip(value) {
-                        *sum += weight * v;
-                    }
-                }
+            let mut lanes = [0.0_f32; 8];
+            let chunks = row.chunks_exact(8);
+            *sum += chunks.remainder().iter().sum::<f32>();
+            for chunk in chunks {
+                lanes.iter_mut().zip(chunk).for_each(|(lane, score)| *lane += score);
             }
+            *sum += lanes.iter().sum::<f32>();
         }
-        for (row, sum) in sums.iter().enumerate() {
-            let inverse = 1.0 / sum;
-            state[row * head_dim..(row + 1) * head_dim].iter_mut().for_each(|v| *v *= inverse);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ops::exact;
+
+    fn numbers(n: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        (0..n)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 9) as f32 / (1 << 20) as f32 - 4.0
+            })
+            .collect()
+    }
+
+    #[test]
+    fn it_agrees_with_sums_in_64_bits_and_rows_with_themselves_alone() {
+        let (rows, heads, head_dim, stride) = (7, 3, 20, 75);
+        let q = numbers(rows * stride, 1);
+        for end in [1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE - 5] {
+            let pages: Vec<(Vec<f32>, Vec<f32>)> = (0..end.div_ceil(PAGE) as u32)
+                .map(|i| (numbers(head_dim * PAGE, 2 + i), numbers(head_dim * PAGE, 20 + i)))
+                .collect();
+            let pages: Vec<HeadPage> = pages.iter().map(|(keys, values)| HeadPage { keys, values }).collect();
+            let queries = |from: usize, rows: usize| Queries {
+                data: &q[from * stride..],
+                stride,
+                rows,
+                heads,
+                head_dim,
+            };
+            let (mut found, mut expected) = (vec![9.0; rows * stride], vec![9.0; rows * stride]);
+            attend(&mut found, stride, queries(0, rows), &pages, end);
+            exact::attend(&mut expected, stride, queries(0, rows), &pages, end);
+            for (a, b) in found.iter().zip(&expected) {
+                assert!((a - b).abs() < 2e-5, "{a} and {b} with {end} positions");
+            }
+            let mut alone = vec![9.0; stride];
+            attend(&mut alone, stride, queries(4, 1), &pages, end);
+            assert_eq!(alone, found[4 * stride..5 * stride]);
         }
     }
 }

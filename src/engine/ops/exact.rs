@@ -5,6 +5,7 @@
 
 use crate::engine::kv_cache::PAGE;
 use crate::engine::ops::attention::HeadPage;
+use crate::engine::ops::attention::Queries;
 use crate::engine::ops::matmul::View;
 use crate::engine::ops::matmul::Write;
 
@@ -28,18 +29,11 @@ pub fn matmul(dst: &mut [f32], dst_stride: usize, a: View, b: View, scale: f32, 
 }
 
 /// [`crate::engine::ops::attention::attend`] with scores and sums in 64 bits.
-pub fn attend(
-    out: &mut [f32],
-    out_stride: usize,
-    q: &[f32],
-    q_stride: usize,
-    head_dim: usize,
-    pages: &[HeadPage],
-    end: usize,
-) {
+pub fn attend(out: &mut [f32], out_stride: usize, q: Queries, pages: &[HeadPage], end: usize) {
+    let head_dim = q.head_dim;
     let scale = 1.0 / (head_dim as f64).sqrt();
-    for (row, query) in q.chunks(q_stride).enumerate() {
-        let query = &query[..head_dim];
+    for (row, head) in (0..q.rows).flat_map(|row| (0..q.heads).map(move |head| (row, head))) {
+        let query = &q.data[row * q.stride + head * head_dim..][..head_dim];
         let mut weights: Vec<f32> = (0..end)
             .map(|at| {
                 let keys = pages[at / PAGE].keys[at % PAGE..].iter().step_by(PAGE);
@@ -51,7 +45,7 @@ pub fn attend(
         for d in 0..head_dim {
             let value = |at: usize| f64::from(pages[at / PAGE].values[at % PAGE * head_dim + d]);
             let sum: f64 = weights.iter().enumerate().map(|(at, w)| f64::from(*w) * value(at)).sum();
-            out[row * out_stride + d] = sum as f32;
+            out[row * out_stride + head * head_dim + d] = sum as f32;
         }
     }
 }

@@ -7,7 +7,6 @@ use serde_json::json;
 use crate::completion::Completer;
 use crate::completion::canvas::Canvas;
 use crate::completion::canvas::Part;
-use crate::completion::canvas::Written;
 use crate::completion::chat::Prompt;
 use crate::completion::writing::Update;
 use crate::completion::writing::Usage;
@@ -98,12 +97,8 @@ pub fn start(completer: &Completer, canvas: &Canvas, manner: &Manner) -> Result<
 /// Waits for all candidates; returns them likeliest first, and what they took together.
 pub async fn finish(writings: Vec<Writing>) -> Result<(Vec<Update>, Usage), OpenAiError> {
     let mut updates = try_join_all(writings.into_iter().map(Writing::finish)).await?;
-    let mut usage = Usage::default();
-    for update in &updates {
-        usage.prompt_tokens = update.usage.prompt_tokens;
-        usage.cached_tokens = update.usage.cached_tokens;
-        usage.add(&update.usage);
-    }
+    let usages: Vec<Usage> = updates.iter().map(|update| update.usage).collect();
+    let usage = Usage::together(&usages);
     updates.sort_by(|a, b| likelihood(b).total_cmp(&likelihood(a)));
     Ok((updates, usage))
 }
@@ -112,11 +107,6 @@ pub async fn finish(writings: Vec<Writing>) -> Result<(Vec<Update>, Usage), Open
 pub fn likelihood(update: &Update) -> f32 {
     let sum: f32 = update.written.iter().map(|written| written.mean_log_probability).sum();
     sum / update.written.len().max(1) as f32
-}
-
-/// Returns why a text ended, in OpenAI's words.
-pub fn finish_reason(written: &Written) -> &'static str {
-    if written.is_ended { "stop" } else { "length" }
 }
 
 /// Returns what texts took, in OpenAI's form with the steps beside it.

@@ -49,7 +49,7 @@ pub(super) async fn complete(asked: Asked, model: Model) -> Answer {
                 "index": index,
                 "message": {"role": "assistant", "content": written.text, "refusal": null},
                 "logprobs": null,
-                "finish_reason": answer::finish_reason(written),
+                "finish_reason": written.finish_reason(),
             })
         })
         .collect();

@@ -44,7 +44,7 @@ pub(super) async fn complete(asked: Asked, model: Model) -> Answer {
     let choices: Vec<Value> = written
         .enumerate()
         .map(|(index, written)| {
-            let reason = answer::finish_reason(written);
+            let reason = written.finish_reason();
             json!({"index": index, "text": written.text, "logprobs": null, "finish_reason": reason})
         })
         .collect();

@@ -141,7 +141,7 @@ impl Holed {
             let start = text.chars().count();
             text.push_str(&written.text);
             let end = start + written.text.chars().count();
-            let reason = answer::finish_reason(written);
+            let reason = written.finish_reason();
             spans.push(json!({"start": start, "end": end, "text": written.text, "finish_reason": reason}));
             from = span.end;
         }

@@ -18,7 +18,6 @@ use crate::completion::writing::Usage;
 use crate::completion::writing::Writing;
 use crate::engine::handle::EngineError;
 use crate::server::openai::answer::Head;
-use crate::server::openai::answer::finish_reason;
 use crate::server::openai::answer::usage_json;
 use crate::server::openai::asked::Manner;
 use crate::server::openai::error::OpenAiError;
@@ -49,7 +48,7 @@ pub fn respond(kind: Kind, head: Head, manner: &Manner, writings: Vec<Writing>) 
     for (index, writing) in writings.into_iter().enumerate() {
         pieces.push(follow(index, writing, manner.stream_tentative));
     }
-    let telling = Telling { kind, head, usage_of_chunks, pieces, usage: Usage::default(), is_over: false };
+    let telling = Telling { kind, head, usage_of_chunks, pieces, usages: Vec::new(), is_over: false };
     events(stream::unfold(telling, |mut telling| async move { Some((telling.next().await?, telling)) }))
 }
 
@@ -85,7 +84,7 @@ fn follow(
             piece.text = written.text[sent..].to_owned();
             sent = written.text.len();
             piece.tentative = stream_tentative.then(|| written.tentative.clone());
-            piece.end = update.is_done.then(|| (finish_reason(written), update.usage));
+            piece.end = update.is_done.then(|| (written.finish_reason(), update.usage));
             if !piece.text.is_empty() || piece.tentative.is_some() || piece.end.is_some() {
                 return Ok(Some((piece, (writing, sent, false))));
             }
@@ -100,7 +99,8 @@ struct Telling {
     /// `usage` of chunks that have none yet: `null` when the last chunk will have it.
     usage_of_chunks: Option<Value>,
     pieces: SelectAll<LocalBoxStream<'static, Result<Piece, EngineError>>>,
-    usage: Usage,
+    /// What the candidates that are complete took.
+    usages: Vec<Usage>,
     is_over: bool,
 }
 
@@ -120,7 +120,7 @@ impl Telling {
                 self.is_over = true;
                 let usage = self.usage_of_chunks.is_some().then(|| {
                     let mut last = self.head.json(self.object(), json!([]));
-                    last["usage"] = usage_json(&self.usage);
+                    last["usage"] = usage_json(&Usage::together(&self.usages));
                     event(&last)
                 });
                 Some(usage.unwrap_or_default() + DONE)
@@ -134,9 +134,7 @@ impl Telling {
             events += &self.chunk(&piece, None);
         }
         if let Some((reason, usage)) = piece.end {
-            self.usage.prompt_tokens = usage.prompt_tokens;
-            self.usage.cached_tokens = usage.cached_tokens;
-            self.usage.add(&usage);
+            self.usages.push(usage);
             let last = Piece { index: piece.index, ..Piece::default() };
             events += &self.chunk(&last, Some(reason));
         }
