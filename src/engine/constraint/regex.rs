@@ -103,7 +103,7 @@ fn reason(error: &dyn std::error::Error) -> String {
 
 /// An automaton on the way: a row of 256 next states for each state, the start first.
 struct Table {
-    rows: Vec<Box<[u32; 256]>>,
+    rows: Vec<[u32; 256]>,
     is_accepting: Vec<bool>,
 }
 
@@ -118,7 +118,7 @@ impl Table {
         let mut table = Table { rows: Vec::new(), is_accepting: Vec::new() };
         while table.rows.len() < ids.len() {
             let id = ids[table.rows.len()];
-            let mut row = Box::new([DEAD; 256]);
+            let mut row = [DEAD; 256];
             for byte in 0..=u8::MAX {
                 let next = dfa.next_state(id, byte);
                 if dfa.is_dead_state(next) || dfa.is_quit_state(next) {
