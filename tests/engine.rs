@@ -92,7 +92,13 @@ fn request(prompt: &[u32], tokens: usize) -> GenerateRequest {
         sampling: None,
         min_passes: 0,
     };
-    GenerateRequest { prompt: prompt.to_vec(), canvas: vec![None; tokens], block_length: None, generate }
+    GenerateRequest {
+        prompt: prompt.to_vec(),
+        canvas: vec![None; tokens],
+        block_length: None,
+        generate,
+        constraint: None,
+    }
 }
 
 async fn finish(engine: &Engine, request: GenerateRequest) -> Snapshot {

@@ -297,6 +297,7 @@ async fn every_family_runs_in_the_engine_the_same_alone_and_in_a_batch() {
             canvas: vec![None; 21],
             block_length: Some(8),
             generate: Generate { banned: vec![], ..generate(3) },
+            constraint: None,
         };
         let mut alone = Vec::new();
         for i in 0..4 {

@@ -347,6 +347,12 @@ fn generate(
         sampling: None,
         min_passes: 0,
     };
-    let request = GenerateRequest { prompt: prompt.to_vec(), canvas: tokens, block_length: None, generate };
+    let request = GenerateRequest {
+        prompt: prompt.to_vec(),
+        canvas: tokens,
+        block_length: None,
+        generate,
+        constraint: None,
+    };
     Ok(writer.engine.generate(request)?)
 }

@@ -21,6 +21,7 @@ use crate::completion::canvas::Part;
 use crate::completion::chat::ChatForm;
 use crate::completion::chat::Prompt;
 use crate::completion::writing::Writing;
+use crate::engine::constraint::tokens::Automaton;
 use crate::engine::handle::Engine;
 use crate::engine::handle::EngineError;
 use crate::engine::handle::GenerateRequest;
@@ -78,6 +79,8 @@ pub struct Options {
     pub sampling: Option<Sampling>,
     /// Texts that end the text before them.
     pub stop: Vec<String>,
+    /// What the text must be.
+    pub constraint: Option<Arc<Automaton>>,
 }
 
 impl Options {
@@ -239,6 +242,7 @@ impl Completer {
             canvas: canvas.tokens.clone(),
             block_length: Some(canvas.form.block),
             generate,
+            constraint: options.constraint.clone(),
         };
         let generation = shared.engine.generate(request)?;
         Ok(Writing::new(self.clone(), generation, canvas, options.stop.clone(), place))

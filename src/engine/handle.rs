@@ -13,6 +13,8 @@ use tokio::sync::watch;
 
 use crate::engine::config::ConfigError;
 use crate::engine::config::ModelConfig;
+use crate::engine::constraint::ConstraintError;
+use crate::engine::constraint::tokens::Automaton;
 use crate::engine::load::Load;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::transformer::Model;
@@ -102,6 +104,9 @@ pub enum EngineError {
         /// How many tokens there are.
         tokens: usize,
     },
+    /// The structure cannot be enforced on this canvas.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// A token id is outside the vocabulary.
     #[error("token id {0} is outside the vocabulary")]
     Token(u32),
@@ -118,6 +123,8 @@ pub struct GenerateRequest {
     pub block_length: Option<usize>,
     /// How.
     pub generate: Generate,
+    /// What the canvas must become, if anything: [`Constraint::compile`](crate::engine::constraint::Constraint::compile).
+    pub constraint: Option<Arc<Automaton>>,
 }
 
 /// A generation as it stands.
@@ -255,7 +262,10 @@ impl Engine {
         let mut generate = request.generate;
         // A mask that settles as a mask would never be done.
         generate.banned.push(model.mask_token_id);
-        let sequence = Sequence::generate(&request.prompt, &request.canvas, form, generate);
+        let mut sequence = Sequence::generate(&request.prompt, &request.canvas, form, generate);
+        if let Some(constraint) = &request.constraint {
+            sequence.enforce(constraint, model.vocab_size)?;
+        }
         let (sender, receiver) = watch::channel(Snapshot::default());
         self.send(Job::Generate(sequence, sender))?;
         Ok(Generation { receiver, is_over: false })

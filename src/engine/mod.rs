@@ -2,11 +2,12 @@
 //!
 //! In reading order: [`config`] (a checkpoint's shapes), [`tokenizer`] and [`template`] (a
 //! conversation as ids), [`sequence`] (tokens on their way), [`sampler`] (what settles), [`sampling`]
-//! (chance), [`scheduler`] (who runs), [`runner`] (one step), [`worker`] (the thread) and [`handle`]
+//! (chance), [`constraint`] (what may stand), [`scheduler`] (who runs), [`runner`] (one step), [`worker`] (the thread) and [`handle`]
 //! (what callers hold), with [`load`]. Below them [`model`] (the forward pass), [`kv_cache`] with its
 //! [`pages`], [`weights`] and [`ops`] (arithmetic); beside them [`train`].
 
 pub mod config;
+pub mod constraint;
 pub mod handle;
 pub mod kv_cache;
 pub mod load;

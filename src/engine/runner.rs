@@ -256,6 +256,11 @@ fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
             for id in generate.banned.iter().chain(here) {
                 logits[*id as usize] = f32::NEG_INFINITY;
             }
+            // Confidence is the probability among what is allowed: text that the structure forces is
+            // certain and settles at once, and there is no other text that it could be.
+            if let Some(fill) = slot.sequence.fill.as_ref().filter(|f| f.positions().contains(&position)) {
+                fill.mask(position, logits);
+            }
             let (token, confidence) = match &generate.sampling {
                 Some(sampling) => sampling.draw(logits, position, slot.sequence.pass),
                 None => {

@@ -5,15 +5,21 @@
 //! every row, and each pass computes them all, unless an approximate cache keeps some.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::Serialize;
 
 use crate::engine::config::Attention;
 use crate::engine::config::ModelConfig;
+use crate::engine::constraint::ConstraintError;
+use crate::engine::constraint::fill::Fill;
+use crate::engine::constraint::fill::Limits;
+use crate::engine::constraint::tokens::Automaton;
 use crate::engine::sampler::Block;
 use crate::engine::sampler::Candidate;
 use crate::engine::sampler::Rule;
+use crate::engine::sampler::Settled;
 use crate::engine::sampling::Sampling;
 
 /// What passes of full attention keep of the pass that began a block (Fast-dLLM, arXiv 2505.22618).
@@ -128,6 +134,8 @@ pub struct Sequence {
     /// How sure the model was of each token when it settled; 1 where it was given.
     confidences: Vec<f32>,
     frozen: Vec<bool>,
+    /// What the canvas must become, if a structure is enforced.
+    pub fill: Option<Fill>,
 }
 
 /// What one pass did to the current block.
@@ -203,6 +211,7 @@ impl Sequence {
             unmasked: 0,
             is_done: false,
             frozen,
+            fill: None,
         }
     }
 
@@ -289,6 +298,10 @@ impl Sequence {
         let mut settled = rule.settle(block, candidates);
         let left = min_passes.saturating_sub(self.pass).max(1);
         settled.keep_surest(masked.div_ceil(left), candidates);
+        if let Some(mut fill) = self.fill.take() {
+            self.check(&mut settled, candidates, &mut fill);
+            self.fill = Some(fill);
+        }
         for i in settled.unmasked.iter().chain(&settled.edited) {
             let at = self.current + candidates[*i].at;
             self.tokens[at] = candidates[*i].token;
@@ -299,11 +312,46 @@ impl Sequence {
         self.steps += 1;
         self.unmasked += settled.unmasked.len() as u32;
         let has_masks = self.tokens[range].contains(&mask);
-        if rule.is_done(self.pass, self.post, settled.edited.len(), has_masks, began_masked) {
+        let is_done = rule.is_done(self.pass, self.post, settled.edited.len(), has_masks, began_masked);
+        // A schedule may be over while tokens that contradicted each other are still masked.
+        if is_done && (self.fill.is_none() || !has_masks) {
             self.blocks += 1;
             self.advance();
         }
         Change { unmasked: settled.unmasked.len(), edited: settled.edited.len() }
+    }
+
+    /// Enforces a structure on the whole canvas from here on; `vocabulary` is the model's.
+    ///
+    /// # Errors
+    /// When the canvas cannot be filled like that.
+    pub fn enforce(&mut self, structure: &Arc<Automaton>, vocabulary: usize) -> Result<(), ConstraintError> {
+        let Purpose::Generate(Generate { banned, banned_at, .. }) = &self.purpose else { return Ok(()) };
+        let tokens = self.canvas().iter().map(|token| (*token != self.form.mask).then_some(*token)).collect();
+        let limits = Limits { vocabulary, banned, banned_at };
+        let mut fill = Fill::new(structure, self.prompt, tokens, self.form, limits)?;
+        fill.enter(self.block_end());
+        self.fill = Some(fill);
+        Ok(())
+    }
+
+    /// Keeps of what a pass would settle what the enforced structure lets stand together, the surest
+    /// first; at least one masked position takes a token.
+    fn check(&self, settled: &mut Settled, candidates: &[Candidate], fill: &mut Fill) {
+        let surer = |a: &usize, b: &usize| candidates[*b].confidence.total_cmp(&candidates[*a].confidence);
+        if settled.unmasked.is_empty() {
+            let is_masked = |i: &usize| self.tokens[self.current + candidates[*i].at] == self.form.mask;
+            settled.unmasked.extend((0..candidates.len()).filter(is_masked).min_by(surer));
+        }
+        settled.unmasked.sort_by(surer);
+        settled.edited.sort_by(surer);
+        // The first one is allowed, whatever it is: its logits were read under the same canvas.
+        let mut fits = |i: &usize| {
+            let position = self.current + candidates[*i].at;
+            !fill.positions().contains(&position) || fill.settle(position, candidates[*i].token)
+        };
+        settled.unmasked.retain(&mut fits);
+        settled.edited.retain(&mut fits);
     }
 
     /// Takes note of which keys and values the next pass of the current block keeps.
@@ -356,6 +404,8 @@ impl Sequence {
             let masks = self.tokens[block.clone()].iter().filter(|t| **t == self.form.mask).count();
             if masks > 0 && !self.frozen[block].iter().all(|f| *f) {
                 self.masks_at_start = masks;
+                let block_end = self.block_end();
+                self.fill.iter_mut().for_each(|fill| fill.enter(block_end));
                 return;
             }
             self.current = self.block_end();

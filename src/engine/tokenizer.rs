@@ -223,6 +223,15 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// Returns the bytes of a token in byte-level spelling, which need not be whole characters;
+    /// `None` for control tokens and ids outside the vocabulary.
+    pub fn bytes(&self, id: u32) -> Option<Vec<u8>> {
+        if self.inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id) {
+            return None;
+        }
+        self.inner.id_to_token(id)?.chars().map(byte_of_letter).collect()
+    }
+
     /// Returns the id of a control token.
     ///
     /// # Errors
@@ -236,9 +245,36 @@ impl Tokenizer {
     }
 }
 
+/// Returns the byte that a letter of byte-level spelling stands for: printable characters of
+/// Latin-1 for themselves, the letters from U+0100 on for the other bytes in their order (GPT-2).
+fn byte_of_letter(letter: char) -> Option<u8> {
+    let is_printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let code = u32::from(letter);
+    match u8::try_from(code) {
+        Ok(byte) => is_printable(byte).then_some(byte),
+        Err(_) => (0..=u8::MAX).filter(|byte| !is_printable(*byte)).nth((code - 0x100) as usize),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_of_tokens_join_to_the_text() {
+        let texts = ["the quick brown fox jumps", "äöü größer €"];
+        let tokenizer = Tokenizer::train(texts.into_iter(), 300, &["<|mask|>"]).expect("trains");
+        let text = "größer\t €\u{1f600}\n\0x<|mask|>";
+        let mut ids = Vec::new();
+        tokenizer.encode(text, &mut ids).expect("encodes");
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| tokenizer.bytes(*id).expect("is text")).collect();
+        assert_eq!(bytes, text.as_bytes());
+        assert_eq!(tokenizer.bytes(0), None, "a control token has none");
+        assert_eq!(tokenizer.bytes(300), None, "an id outside the vocabulary has none");
+        let single: std::collections::BTreeSet<u8> =
+            (0..300).filter_map(|id| tokenizer.bytes(id)).filter(|b| b.len() == 1).map(|b| b[0]).collect();
+        assert_eq!(single.len(), 256);
+    }
 
     #[test]
     fn control_tokens_in_text_are_text() {

@@ -117,6 +117,9 @@ impl From<EngineError> for OpenAiError {
             EngineError::TooLong { .. } => {
                 OpenAiError::invalid("max_tokens", "context_length_exceeded", error.to_string())
             }
+            EngineError::Constraint(error) => {
+                OpenAiError::invalid("response_format", "invalid_value", error.to_string())
+            }
             error => ApiError::internal(error).into(),
         }
     }
