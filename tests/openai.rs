@@ -343,7 +343,7 @@ async fn every_bad_field_is_refused_by_name() {
     let fill =
         |rest: Value| ("/v1/infill", json!({"text": "hello", "spans": [{"start": 0, "end": 1}]}), rest);
     let long = "word ".repeat(20_000);
-    let schema = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": {}}});
+    let schema = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer", "multipleOf": 3}}});
     for ((path, base, rest), status, param, code) in [
         (chat(json!({"model": "gpt-4"})), 404, "model", "model_not_found"),
         (chat(json!({"model": 4})), 400, "model", "invalid_type"),
@@ -391,7 +391,8 @@ async fn every_bad_field_is_refused_by_name() {
         (chat(json!({"tools": [{"type": "function"}]})), 400, "tools", "unsupported_parameter"),
         (chat(json!({"logprobs": true})), 400, "logprobs", "unsupported_parameter"),
         (chat(json!({"frequency_penalty": 0.5})), 400, "frequency_penalty", "unsupported_parameter"),
-        (chat(json!({"response_format": schema})), 400, "response_format", "unsupported_response_format"),
+        (chat(json!({"response_format": schema})), 400, "response_format", "invalid_value"),
+        (chat(json!({"response_format": {"type": "xml"}})), 400, "response_format.type", "invalid_value"),
         (chat(json!({"temprature": 1})), 400, "temprature", "unknown_parameter"),
         (chat(json!({"diffusion": {"steps": 1}})), 400, "diffusion.steps", "unknown_parameter"),
         (chat(json!({"diffusion": {"threshold": 1.1}})), 400, "diffusion.threshold", "invalid_value"),
@@ -502,5 +503,42 @@ async fn without_a_model_the_rest_goes_on() {
     assert_eq!(refused["error"]["code"], "model_not_loaded");
     let models = site.client.get(site.url("/v1/models")).bearer_auth(&site.key).send().await.unwrap();
     assert_eq!(models.json::<Value>().await.unwrap()["data"], json!([]));
+    site.app.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn json_comes_as_its_schema_says() {
+    let site = Site::start().await;
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "mood": {"enum": ["calm", "worried", "angry"]},
+            "calls": {"type": "integer"},
+            "tags": {"type": "array", "items": {"type": "string", "maxLength": 12}, "maxItems": 2},
+        },
+        "required": ["mood", "calls", "tags"],
+        "additionalProperties": false,
+    });
+    for temperature in [0.0, 1.5] {
+        let body = json!({
+            "messages": user("I called twice and nobody knew anything!"), "max_tokens": 64, "seed": 3,
+            "temperature": temperature,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "mood", "schema": schema}},
+        });
+        let answer = site.ask("/v1/chat/completions", body).await;
+        let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
+        let found: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert!(["calm", "worried", "angry"].contains(&found["mood"].as_str().unwrap()), "{text}");
+        assert!(found["calls"].is_i64() && found["tags"].as_array().unwrap().len() <= 2, "{text}");
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop", "{answer}");
+    }
+    let short = json!({
+        "messages": user("hello"), "max_tokens": 3,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "mood", "schema": schema}},
+    });
+    let refused = site.send("/v1/chat/completions", &short).await;
+    assert_eq!(refused.status(), 400);
+    let refused: Value = refused.json().await.unwrap();
+    assert_eq!(refused["error"]["param"], "response_format", "{refused}");
     site.app.stop().await.unwrap();
 }

@@ -3,6 +3,7 @@
 Run by tests/openai_client.rs; every check is an assertion.
 """
 
+import json
 import sys
 
 import openai
@@ -66,7 +67,11 @@ refused(openai.NotFoundError, "model", "model_not_found", model="gpt-4")
 refused(openai.BadRequestError, "temperature", "invalid_value", temperature=3)
 refused(openai.BadRequestError, "n", "invalid_value", n=9)
 refused(openai.BadRequestError, "tools", "unsupported_parameter", tools=[{"type": "function", "function": {"name": "f"}}])
-refused(openai.BadRequestError, "response_format", "unsupported_response_format", response_format={"type": "json_object"})
+schema = {"type": "object", "properties": {"mood": {"enum": ["calm", "angry"]}, "calls": {"type": "integer"}}, "required": ["mood", "calls"], "additionalProperties": False}
+answer = client.chat.completions.create(model="nano", max_tokens=32, messages=[{"role": "user", "content": "I called twice!"}],
+    response_format={"type": "json_schema", "json_schema": {"name": "mood", "strict": True, "schema": schema}})
+found = json.loads(answer.choices[0].message.content)
+assert found["mood"] in ("calm", "angry") and isinstance(found["calls"], int) and len(found) == 2, found
 try:
     openai.OpenAI(base_url=sys.argv[1], api_key="wrong", max_retries=0).models.list()
 except openai.AuthenticationError as error:

@@ -1,9 +1,12 @@
 //! What all three ways to ask for text have in common: model, sampling, stop texts, the extensions.
 
 use serde_json::Value;
+use serde_json::json;
 
 use crate::completion::Completer;
 use crate::completion::Options;
+use crate::engine::constraint::Constraint;
+use crate::engine::handle::EngineError;
 use crate::engine::sampling::Sampling;
 use crate::server::openai::error::OpenAiError;
 use crate::server::openai::fields::Fields;
@@ -43,7 +46,7 @@ impl Manner {
         {
             return Err(OpenAiError::no_model(&model, completer.name()));
         }
-        response_format(fields)?;
+        let structure = response_format(fields)?;
         let mut manner = Manner {
             candidates: fields.whole("n", 1..=MOST_CANDIDATES)?.unwrap_or(1),
             is_stream: fields.flag("stream")?,
@@ -72,6 +75,10 @@ impl Manner {
             diffusion.finish()?;
         }
         neutral(fields)?;
+        if let Some(structure) = structure {
+            let compiled = structure.compile(completer.engine().tokenizer());
+            manner.options.constraint = Some(compiled.map_err(EngineError::Constraint)?);
+        }
         Ok(manner)
     }
 
@@ -125,19 +132,33 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, OpenAiError> {
     stops.into_iter().map(text).collect()
 }
 
-fn response_format(fields: &mut Fields) -> Result<(), OpenAiError> {
-    let Some(format) = fields.object("response_format")? else { return Ok(()) };
-    let mut format = format;
-    match format.text("type")?.as_deref() {
-        Some("text") => format.finish(),
-        Some(kind) => {
-            let message = format!(
-                "response_format.type {kind:?} is not enforced by this server yet, only \"text\" is taken"
-            );
-            Err(OpenAiError::invalid("response_format", "unsupported_response_format", message))
+/// Returns the structure that is asked for; `None` for plain text.
+fn response_format(fields: &mut Fields) -> Result<Option<Constraint>, OpenAiError> {
+    let Some(mut format) = fields.object("response_format")? else { return Ok(None) };
+    let structure = match format.text("type")?.as_deref() {
+        Some("text") => None,
+        Some("json_object") => Some(Constraint::JsonSchema(json!({"type": "object"}))),
+        Some("json_schema") => {
+            let missing =
+                |of: &Fields, name: &str| of.refuse(name, "missing_required_parameter", "is missing");
+            let Some(mut named) = format.object("json_schema")? else {
+                return Err(missing(&format, "json_schema"));
+            };
+            // Whatever is asked for is enforced, so these change nothing.
+            named.neutral("name", Value::is_string)?;
+            named.neutral("description", Value::is_string)?;
+            named.neutral("strict", Value::is_boolean)?;
+            let Some(schema) = named.take("schema") else { return Err(missing(&named, "schema")) };
+            named.finish()?;
+            Some(Constraint::JsonSchema(schema))
         }
-        None => Err(format.refuse("type", "missing_required_parameter", "is missing")),
-    }
+        Some(_) => {
+            return Err(format.refuse("type", "invalid_value", "must be text, json_object or json_schema"));
+        }
+        None => return Err(format.refuse("type", "missing_required_parameter", "is missing")),
+    };
+    format.finish()?;
+    Ok(structure)
 }
 
 /// Takes what OpenAI's API has and this server has not: only values that change nothing pass.
@@ -172,7 +193,7 @@ fn neutral(fields: &mut Fields) -> Result<(), OpenAiError> {
     for name in ["tool_choice", "function_call"] {
         fields.neutral(name, is_unchosen)?;
     }
-    fields.neutral("modalities", |value| *value == serde_json::json!(["text"]))?;
+    fields.neutral("modalities", |value| *value == json!(["text"]))?;
     for name in ["audio", "prediction", "web_search_options", "reasoning_effort", "verbosity", "moderation"] {
         fields.neutral(name, |_| false)?;
     }
