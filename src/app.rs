@@ -38,7 +38,7 @@ pub struct App {
     pub address: SocketAddr,
     /// The calls and all they work with.
     pub calls: Calls,
-    library: Library,
+    knowledge: Library,
     server: ServerHandle,
     serving: JoinHandle<std::io::Result<()>>,
 }
@@ -85,7 +85,7 @@ impl App {
         let handle = server.handle();
         let serving = tokio::spawn(server);
         tracing::info!(%address, "serving");
-        Ok(App { address, calls, library, server: handle, serving })
+        Ok(App { address, calls, knowledge: library, server: handle, serving })
     }
 
     /// Returns the database.
@@ -94,8 +94,8 @@ impl App {
     }
 
     /// Returns the knowledge, to be changed.
-    pub fn library(&self) -> &Library {
-        &self.library
+    pub fn knowledge(&self) -> &Library {
+        &self.knowledge
     }
 
     /// Drains: no new calls, sockets get a going-away close, what is settled is written. Calls

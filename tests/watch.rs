@@ -207,7 +207,7 @@ async fn an_answer_to_a_card_can_be_changed_and_taken_back() {
     let folder = tempfile::tempdir().unwrap();
     let app = common::start(folder.path(), common::config()).await;
     app.store().ensure_tenant(common::TENANT).await.unwrap();
-    app.library().seed(common::TENANT).await.unwrap();
+    app.knowledge().seed(common::TENANT).await.unwrap();
     let key = common::ingest_key(&app).await;
     let alice = common::cookie(&app, "alice", Role::Agent).await;
     let mut sender = Client::ingest(&app, &key).await;

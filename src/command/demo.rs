@@ -104,7 +104,7 @@ async fn demo(args: Args) -> anyhow::Result<()> {
     let starting = App::start(config, &args.data_dir).await;
     let app = starting.with_context(|| format!("port {} may be taken, try --port", args.port))?;
     let access = app.store().open_demo(TENANT).await?;
-    app.library().seed(TENANT).await.context("cannot load the seed knowledge")?;
+    app.knowledge().seed(TENANT).await.context("cannot load the seed knowledge")?;
 
     let origin = format!("http://{}", app.address);
     println!("{}", welcome(&origin, &access, scripts.len()));
