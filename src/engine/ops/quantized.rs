@@ -321,23 +321,14 @@ mod x86 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn numbers(n: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        (0..n)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 9) as f32 / (1 << 22) as f32 - 1.0
-            })
-            .collect()
-    }
+    use crate::engine::ops::testing::numbers;
 
     #[test]
     fn every_kernel_gives_the_same_sums() {
         for (input, output, rows) in [(4, 16, 1), (30, 33, 3), (192, 100, 8), (64, 16, 7), (96, 48, 5)] {
-            let linear = QuantizedLinear::new(&numbers(input * output, 1), input, output);
+            let linear = QuantizedLinear::new(&numbers(input * output, 1.0, 1), input, output);
             let mut x = QuantizedRows::default();
-            x.quantize(&numbers(input * rows, 2), input);
+            x.quantize(&numbers(input * rows, 1.0, 2), input);
             let group = input.div_ceil(DEPTH) * LANES * DEPTH;
             for packed in linear.packed.chunks_exact(group) {
                 let mut expected = [[0; LANES]; ROWS];
@@ -358,7 +349,7 @@ mod tests {
     #[test]
     fn outputs_are_near_those_of_full_precision() {
         let (input, output, rows) = (192, 130, 19);
-        let (w, x) = (numbers(input * output, 3), numbers(input * rows, 4));
+        let (w, x) = (numbers(input * output, 1.0, 3), numbers(input * rows, 1.0, 4));
         let linear = QuantizedLinear::new(&w, input, output);
         let mut quantized = QuantizedRows::default();
         quantized.quantize(&x, input);
@@ -375,8 +366,8 @@ mod tests {
     #[test]
     fn a_row_alone_equals_the_row_in_a_batch() {
         let (input, output, rows) = (64, 40, 13);
-        let linear = QuantizedLinear::new(&numbers(input * output, 5), input, output);
-        let x = numbers(input * rows, 6);
+        let linear = QuantizedLinear::new(&numbers(input * output, 1.0, 5), input, output);
+        let x = numbers(input * rows, 1.0, 6);
         let mut all = QuantizedRows::default();
         all.quantize(&x, input);
         let mut together = vec![0.0; rows * output];
