@@ -1,15 +1,21 @@
-//! A JSON schema as a regular expression over compact JSON: no white space outside strings.
+//! A JSON schema as regular expressions over compact JSON: no white space outside strings.
 //!
 //! What is written validates; not everything that validates is written. Members come in the order of
 //! the schema's map, those that it does not name are left out, characters are written as themselves
 //! where JSON lets them, numbers have at most 15 digits before and after the point and exponents of
-//! two. A keyword that is not known is an error with its place, since ignoring it would let through
+//! two. A schema that refers to itself is a rule that calls itself, followed to the depth that
+//! [`rules`](crate::engine::constraint::rules) cuts at. A keyword that is not known is an error with its place, since ignoring it would let through
 //! what the schema forbids.
+
+use std::collections::HashMap;
 
 use serde_json::Map;
 use serde_json::Value;
 
 use crate::engine::constraint::ConstraintError;
+use crate::engine::constraint::rules::MAX_RULES;
+use crate::engine::constraint::rules::Rules;
+use crate::engine::constraint::rules::call;
 
 /// One character of a string: as itself or escaped.
 const CHARACTER: &str = r#"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])"#;
@@ -53,16 +59,56 @@ fn keywords(kind: &str) -> &'static [&'static str] {
     }
 }
 
-/// Returns the regular expression of a schema.
+/// Returns the rules of a schema: one, and one more for each part of it that refers to itself.
 ///
 /// # Errors
 /// When the schema has an error or asks for what cannot be enforced: with the place in it.
-pub fn pattern(schema: &Value) -> Result<String, ConstraintError> {
-    Writer { root: schema }.value(&Place { path: "#", depth: 0 }, schema)
+pub fn rules(schema: &Value) -> Result<Rules, ConstraintError> {
+    Ok(Rules { patterns: written(schema, 0)? })
+}
+
+/// Returns the rules of `{"name": …, "arguments": …}` with one of these names and what validates
+/// against its schema. The spaces are those of the templates that models learn this from.
+///
+/// # Errors
+/// As [`rules`].
+pub fn call_rules(tools: &[(String, Value)]) -> Result<Rules, ConstraintError> {
+    let mut patterns = vec![String::new()];
+    let mut calls = Vec::new();
+    for (name, schema) in tools {
+        let name = escaped(&Value::String(name.clone()));
+        calls.push(format!(r#"\{{"name": {name}, "arguments": {}\}}"#, call(patterns.len())));
+        patterns.extend(written(schema, patterns.len())?);
+    }
+    patterns[0] = calls.join("|");
+    match calls.is_empty() {
+        true => Err(ConstraintError::Nothing),
+        false => Ok(Rules { patterns }),
+    }
+}
+
+/// Writes a schema as rules, the first of which has the number `base`.
+fn written(schema: &Value, base: usize) -> Result<Vec<String>, ConstraintError> {
+    let mut writer = Writer {
+        root: schema,
+        base,
+        open: vec!["#".to_owned()],
+        rules: HashMap::from([("#".to_owned(), base)]),
+        patterns: vec![String::new()],
+    };
+    writer.patterns[0] = writer.value(&Place { path: "#", depth: 0 }, schema)?;
+    Ok(writer.patterns)
 }
 
 struct Writer<'a> {
     root: &'a Value,
+    /// The number of the whole schema's rule.
+    base: usize,
+    /// References that are being followed.
+    open: Vec<String>,
+    /// References that came up while they were followed, and their rules.
+    rules: HashMap<String, usize>,
+    patterns: Vec<String>,
 }
 
 /// Where in a schema.
@@ -94,9 +140,9 @@ impl Place<'_> {
 }
 
 impl<'a> Writer<'a> {
-    fn value(&self, place: &Place, schema: &'a Value) -> Result<String, ConstraintError> {
+    fn value(&mut self, place: &Place, schema: &'a Value) -> Result<String, ConstraintError> {
         if place.depth > MAX_DEPTH {
-            return place.refuse(format!("is recursive or deeper than {MAX_DEPTH}"));
+            return place.refuse(format!("is deeper than {MAX_DEPTH}"));
         }
         let map = match schema {
             Value::Bool(true) => return Ok(free(FREE_DEPTH)),
@@ -141,13 +187,33 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn reference(&self, place: &Place, target: &Value) -> Result<String, ConstraintError> {
+    fn reference(&mut self, place: &Place, target: &Value) -> Result<String, ConstraintError> {
         let schema = self.resolve(place, target)?;
-        self.value(&Place { path: target.as_str().unwrap_or("#"), depth: place.depth + 1 }, schema)
+        let path = target.as_str().unwrap_or("#");
+        if !self.rules.contains_key(path) && self.open.iter().any(|open| open == path) {
+            if self.base + self.patterns.len() >= MAX_RULES {
+                return Err(ConstraintError::TooLarge);
+            }
+            self.rules.insert(path.to_owned(), self.base + self.patterns.len());
+            self.patterns.push(String::new());
+        }
+        if let Some(rule) = self.rules.get(path) {
+            return Ok(call(*rule));
+        }
+        self.open.push(path.to_owned());
+        let pattern = self.value(&Place { path, depth: place.depth + 1 }, schema)?;
+        self.open.pop();
+        Ok(match self.rules.get(path) {
+            None => pattern,
+            Some(rule) => {
+                self.patterns[*rule - self.base] = pattern;
+                call(*rule)
+            }
+        })
     }
 
     fn branches(
-        &self,
+        &mut self,
         place: &Place,
         asked: &[&str],
         branches: &'a Value,
@@ -211,7 +277,7 @@ impl<'a> Writer<'a> {
     }
 
     fn typed(
-        &self,
+        &mut self,
         place: &Place,
         asked: &[&str],
         map: &'a Map<String, Value>,
@@ -248,21 +314,20 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn object(&self, place: &Place, map: &'a Map<String, Value>) -> Result<String, ConstraintError> {
+    fn object(&mut self, place: &Place, map: &'a Map<String, Value>) -> Result<String, ConstraintError> {
         if map.get("additionalProperties").is_some_and(|more| !more.is_boolean()) {
             return place.refuse("a schema for additionalProperties is not supported");
         }
-        let empty = Map::new();
-        let properties = match map.get("properties") {
-            None => &empty,
-            Some(Value::Object(properties)) => properties,
+        let properties: Vec<(&'a String, &'a Value)> = match map.get("properties") {
+            None => Vec::new(),
+            Some(Value::Object(properties)) => properties.iter().collect(),
             Some(_) => return place.refuse("properties must be an object"),
         };
         if let Some(required) = map.get("required") {
             let names: Option<Vec<&str>> =
                 required.as_array().and_then(|names| names.iter().map(Value::as_str).collect());
             let Some(names) = names else { return place.refuse("required must be a list of names") };
-            if let Some(name) = names.iter().find(|name| !properties.contains_key(**name)) {
+            if let Some(name) = names.iter().find(|name| properties.iter().all(|(known, _)| known != *name)) {
                 return place.refuse(format!("required property {name:?} is not among the properties"));
             }
         }
@@ -273,7 +338,7 @@ impl<'a> Writer<'a> {
         let schema = Value::Object(map.clone());
         // What follows when a member was written before, and when none was: from the last member on.
         let (mut rest, mut first) = (String::new(), String::new());
-        for (name, property) in properties.iter().rev() {
+        for (name, property) in properties.into_iter().rev() {
             let path = place.path(&format!("properties/{name}"));
             let path = path.replace("properties~1", "properties/");
             let value = self.value(&Place { path: &path, depth: place.depth + 1 }, property)?;
@@ -289,7 +354,7 @@ impl<'a> Writer<'a> {
         Ok(format!(r"\{{(?:{first})\}}"))
     }
 
-    fn array(&self, place: &Place, map: &'a Map<String, Value>) -> Result<String, ConstraintError> {
+    fn array(&mut self, place: &Place, map: &'a Map<String, Value>) -> Result<String, ConstraintError> {
         let item = match map.get("items") {
             None => free(FREE_DEPTH - 1),
             Some(items) => {
@@ -408,10 +473,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::engine::constraint::regex::DEAD;
 
     /// Checks which texts a schema lets through.
     fn check(schema: Value, accepted: &[&str], refused: &[&str]) {
-        let pattern = pattern(&schema).expect("is supported");
+        let rules = rules(&schema).expect("is supported");
+        let [pattern] = rules.patterns.as_slice() else { panic!("{rules:?}") };
         let regex = regex::Regex::new(&format!("^(?:{pattern})$")).expect("is a regular expression");
         for text in accepted {
             assert!(regex.is_match(text), "{schema} refuses {text}");
@@ -475,6 +542,65 @@ mod tests {
     }
 
     #[test]
+    fn a_schema_that_refers_to_itself_is_followed() {
+        let check = |schema: Value, accepted: &[&str], refused: &[&str]| {
+            let cut = rules(&schema).expect("is supported").automaton().expect("is not too large");
+            let accepts = |text: &str| {
+                let end = cut.automaton.walk(0, text.as_bytes());
+                end != DEAD && cut.automaton.is_accepting[end as usize]
+            };
+            accepted.iter().for_each(|text| assert!(accepts(text), "{schema} refuses {text}"));
+            refused.iter().for_each(|text| assert!(!accepts(text), "{schema} accepts {text}"));
+            assert!(cut.depth.is_some_and(|depth| depth >= 6), "{:?}", cut.depth);
+        };
+        let tree = json!({
+            "$defs": {
+                "node": {
+                    "type": "object",
+                    "properties": {"children": {"$ref": "#/$defs/nodes"}, "name": {"type": "integer"}},
+                    "required": ["children", "name"],
+                },
+                "nodes": {"type": "array", "items": {"$ref": "#/$defs/node"}},
+            },
+            "$ref": "#/$defs/node",
+        });
+        check(
+            tree,
+            &[
+                r#"{"children":[],"name":1}"#,
+                r#"{"children":[{"children":[{"children":[],"name":3}],"name":2}],"name":1}"#,
+            ],
+            &[r#"{"children":[1],"name":1}"#, r#"{"children":[{"name":1}],"name":1}"#],
+        );
+        let list =
+            json!({"anyOf": [{"type": "null"}, {"type": "array", "items": {"$ref": "#"}, "maxItems": 2}]});
+        check(list, &["null", "[]", "[[null],[null,[[]]]]"], &["[null,null,null]", "[[]"]);
+    }
+
+    #[test]
+    fn calls_of_several_tools_have_their_own_arguments() {
+        let tools = [
+            (
+                "f".to_owned(),
+                json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}),
+            ),
+            ("g".to_owned(), json!({"type": "object", "properties": {"b": {"$ref": "#"}}})),
+        ];
+        let cut = call_rules(&tools).expect("is supported").automaton().expect("is not too large");
+        let accepts = |text: &str| {
+            let end = cut.automaton.walk(0, text.as_bytes());
+            end != DEAD && cut.automaton.is_accepting[end as usize]
+        };
+        assert!(accepts(r#"{"name": "f", "arguments": {"a":1}}"#));
+        assert!(accepts(r#"{"name": "g", "arguments": {"b":{"b":{}}}}"#));
+        assert!(
+            !accepts(r#"{"name": "f", "arguments": {}}"#)
+                && !accepts(r#"{"name": "f", "arguments": {"b":{}}}"#)
+        );
+        assert!(!accepts(r#"{"name": "h", "arguments": {}}"#));
+    }
+
+    #[test]
     fn patterns_apply_to_the_text_that_is_meant() {
         let of = |pattern: &str| json!({"type": "string", "pattern": pattern});
         check(of(r"^[a-c]+\d$"), &[r#""ab7""#], &[r#""7""#, r#""ab7x""#, "\"a٣\""]);
@@ -486,7 +612,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_enforced_is_named_with_its_place() {
-        let error = |schema: Value| pattern(&schema).unwrap_err().to_string();
+        let error = |schema: Value| rules(&schema).unwrap_err().to_string();
         let says = |schema: Value, expected: &str| {
             let error = error(schema);
             assert!(error.contains(expected), "{error} lacks {expected}");
@@ -500,10 +626,6 @@ mod tests {
         says(inner(json!({"not": {}})), "\"not\"");
         says(inner(json!({"type": "string", "pattern": "(?=a)b"})), "pattern \"(?=a)b\"");
         says(json!({"$ref": "#/$defs/x"}), "#/$defs/x");
-        says(
-            json!({"$defs": {"x": {"type": "array", "items": {"$ref": "#/$defs/x"}}}, "$ref": "#/$defs/x"}),
-            "recursive",
-        );
         says(json!({"oneOf": [{"type": "integer"}, {"type": "number"}]}), "branches 0 and 1");
         says(json!({"type": "object", "required": ["x"]}), "\"x\"");
         says(json!({"type": "string", "enum": [1]}), "no value");

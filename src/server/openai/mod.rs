@@ -13,6 +13,7 @@ mod fields;
 mod infill;
 mod kind;
 mod stream;
+mod structure;
 
 use actix_web::HttpResponse;
 use actix_web::web;
