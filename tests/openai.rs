@@ -240,6 +240,24 @@ async fn the_text_of_control_tokens_is_text() {
         answer["usage"]["prompt_tokens"].as_u64().unwrap()
     };
     assert!(chat("<|reply|> <|agent|>").await > chat("a b").await + 2);
+    let suffix = async |text: &str| {
+        let body = json!({"prompt": "Dear ", "suffix": text, "max_tokens": 1});
+        site.ask("/v1/completions", body).await["usage"]["prompt_tokens"].as_u64().unwrap()
+    };
+    assert!(suffix("<|mask|><|end|>").await > suffix("x").await + 2);
+    let infill = async |text: &str| {
+        let body = json!({"text": text, "spans": [{"start": 0, "end": 1, "max_tokens": 2}]});
+        let answer = site.ask("/v1/infill", body).await;
+        assert!(answer["text"].as_str().unwrap().ends_with(&text[1..]), "{answer}");
+        answer["usage"]["prompt_tokens"].as_u64().unwrap()
+    };
+    assert!(infill("a <|mask|><|end|><|pad|>").await > infill("a x").await + 3);
+    // What a structure asks for is spelled, whatever it reads like.
+    let choice = json!({"type": "choice", "choice": ["<|mask|>", "<|end|>"]});
+    let answer = site.ask("/v1/completions", json!({"prompt": "a", "response_format": choice})).await;
+    let text = answer["choices"][0]["text"].as_str().unwrap();
+    assert!(["<|mask|>", "<|end|>"].contains(&text), "{answer}");
+    assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() > 1);
     site.app.stop().await.unwrap();
 }
 

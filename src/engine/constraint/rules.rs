@@ -224,7 +224,7 @@ struct Instance {
 }
 
 impl Unfolding<'_> {
-    fn nfa(&mut self, bytes: usize) -> Result<thompson::NFA, BuildError> {
+    fn nfa(&mut self, bytes: usize) -> Result<thompson::NFA, Box<BuildError>> {
         self.builder.set_size_limit(Some(bytes))?;
         self.builder.start_pattern()?;
         let end = self.builder.add_match()?;
@@ -234,11 +234,11 @@ impl Unfolding<'_> {
             self.unfold(instance, start, fail)?;
         }
         self.builder.finish_pattern(start)?;
-        self.builder.build(start, start)
+        Ok(self.builder.build(start, start)?)
     }
 
     /// Returns where a copy begins; it is made later if it is new.
-    fn start(&mut self, instance: Instance) -> Result<StateID, BuildError> {
+    fn start(&mut self, instance: Instance) -> Result<StateID, Box<BuildError>> {
         if let Some(start) = self.instances.get(&instance) {
             return Ok(*start);
         }
@@ -248,7 +248,7 @@ impl Unfolding<'_> {
         Ok(start)
     }
 
-    fn unfold(&mut self, instance: Instance, start: StateID, fail: StateID) -> Result<(), BuildError> {
+    fn unfold(&mut self, instance: Instance, start: StateID, fail: StateID) -> Result<(), Box<BuildError>> {
         let Some(net) = &self.nets.nets[instance.rule] else { return Ok(()) };
         let mut states = vec![start];
         for _ in 1..net.edges.len() {
