@@ -89,8 +89,9 @@ fn follow(
             }
             if stream_tentative {
                 // What may be a call is not shown as text.
-                let is_shown = certain == written.text.len();
-                piece.tentative = Some(if is_shown { written.tentative.clone() } else { String::new() });
+                let shown = format!("{}{}", written.text, written.tentative);
+                let end = kind.certain(&shown).max(certain);
+                piece.tentative = Some(shown[certain..end].to_owned());
             }
             if !piece.text.is_empty() || piece.tentative.is_some() || piece.end.is_some() {
                 return Ok(Some((piece, (kind, writing, sent, false))));
