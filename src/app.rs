@@ -123,16 +123,25 @@ struct Model {
     engine: Option<Engine>,
 }
 
-/// Loads the model. Without one drafts fail visibly and emotions are not read; the rest goes on.
+/// Loads the model. Without one drafts fail visibly and emotions are not read; the rest goes on. A
+/// checkpoint of others knows neither drafts nor emotions, and writes for other programs all the same.
 fn load_model(config: &ModelConfig) -> Model {
     let folder = config.folder();
     let loaded =
         Engine::start(&folder, config.engine.clone()).map_err(anyhow::Error::from).and_then(|engine| {
-            let emotions = EmotionReader::new(engine.clone())?;
             let completer = Completer::new(engine.clone())?;
+            let emotions = EmotionReader::new(engine.clone());
+            let drafter = Drafter::new(engine.clone());
+            if let Some(error) = drafter.as_ref().err() {
+                tracing::warn!(folder = %folder.display(), %error, "no drafts: the model was not trained for them");
+            }
+            if let Some(error) = emotions.as_ref().err() {
+                tracing::warn!(folder = %folder.display(), %error, "no emotions: the model was not trained for them");
+            }
+            let no_drafts = |_| Drafter::without_model("the model was not trained to draft answers");
             Ok(Model {
-                drafter: Drafter::new(engine.clone())?,
-                emotions: Some(emotions),
+                drafter: drafter.unwrap_or_else(no_drafts),
+                emotions: emotions.ok(),
                 completer: Some(completer),
                 engine: Some(engine),
             })

@@ -6,7 +6,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 | [`event`] [`engine`] |
+//! | 0 | [`event`] [`engine`] [`hub`] |
 //! | 1 | [`prompt`] |
 //! | 2 | [`monitor`] [`knowledge`] [`store`] [`bus`] [`corpus`] [`completion`] |
 //! | 3 | [`assist`] |
@@ -24,6 +24,7 @@ pub mod config;
 pub mod corpus;
 pub mod engine;
 pub mod event;
+pub mod hub;
 pub mod knowledge;
 pub mod monitor;
 pub mod prompt;

@@ -240,6 +240,24 @@ async fn the_text_of_control_tokens_is_text() {
         answer["usage"]["prompt_tokens"].as_u64().unwrap()
     };
     assert!(chat("<|reply|> <|agent|>").await > chat("a b").await + 2);
+    let suffix = async |text: &str| {
+        let body = json!({"prompt": "Dear ", "suffix": text, "max_tokens": 1});
+        site.ask("/v1/completions", body).await["usage"]["prompt_tokens"].as_u64().unwrap()
+    };
+    assert!(suffix("<|mask|><|end|>").await > suffix("x").await + 2);
+    let infill = async |text: &str| {
+        let body = json!({"text": text, "spans": [{"start": 0, "end": 1, "max_tokens": 2}]});
+        let answer = site.ask("/v1/infill", body).await;
+        assert!(answer["text"].as_str().unwrap().ends_with(&text[1..]), "{answer}");
+        answer["usage"]["prompt_tokens"].as_u64().unwrap()
+    };
+    assert!(infill("a <|mask|><|end|><|pad|>").await > infill("a x").await + 3);
+    // What a structure asks for is spelled, whatever it reads like.
+    let choice = json!({"type": "choice", "choice": ["<|mask|>", "<|end|>"]});
+    let answer = site.ask("/v1/completions", json!({"prompt": "a", "response_format": choice})).await;
+    let text = answer["choices"][0]["text"].as_str().unwrap();
+    assert!(["<|mask|>", "<|end|>"].contains(&text), "{answer}");
+    assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() > 1);
     site.app.stop().await.unwrap();
 }
 
@@ -540,5 +558,49 @@ async fn json_comes_as_its_schema_says() {
     assert_eq!(refused.status(), 400);
     let refused: Value = refused.json().await.unwrap();
     assert_eq!(refused["error"]["param"], "response_format", "{refused}");
+    site.app.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn texts_come_as_their_grammar_says() {
+    let site = Site::start().await;
+    let ask = async |format: Value| {
+        let body = json!({"prompt": "The customer is ", "max_tokens": 24, "temperature": 1.2, "seed": 4, "response_format": format});
+        let answer = site.ask("/v1/completions", body).await;
+        answer["choices"][0]["text"].as_str().unwrap().to_owned()
+    };
+    let grammar = r#"
+        root ::= "(" root ")" root | mood?
+        mood ::= "calm" | "angry" "!"{1,3}
+    "#;
+    let text = ask(json!({"type": "grammar", "grammar": grammar})).await;
+    let mut left = text.clone();
+    for mood in ["calm", "angry!!!", "angry!!", "angry!"] {
+        left = left.replace(mood, "");
+    }
+    while left.contains("()") {
+        left = left.replace("()", "");
+    }
+    assert_eq!(left, "", "{text}");
+    let text = ask(json!({"type": "regex", "regex": "[a-c]{3,9}x"})).await;
+    let letters = text.strip_suffix('x').expect("an x");
+    assert!((3..=9).contains(&letters.len()) && letters.chars().all(|c| "abc".contains(c)), "{text}");
+    let text = ask(json!({"type": "choice", "choice": ["very calm", "not <|mask|> calm"]})).await;
+    assert!(text == "very calm" || text == "not <|mask|> calm", "{text}");
+
+    for (format, param, says) in [
+        (json!({"type": "grammar", "grammar": "root ::= \"a\"\n | b"}), "response_format", "line 2"),
+        (json!({"type": "grammar"}), "response_format.grammar", "missing"),
+        (json!({"type": "regex", "regex": "(a"}), "response_format", "regular expression"),
+        (json!({"type": "choice", "choice": []}), "response_format.choice", "1 to 1024"),
+        (json!({"type": "choice", "choice": [1]}), "response_format.choice", "strings"),
+        (json!({"type": "lark"}), "response_format.type", "grammar"),
+    ] {
+        let refused = site.send("/v1/completions", &json!({"prompt": "x", "response_format": format})).await;
+        assert_eq!(refused.status(), 400, "{format}");
+        let refused: Value = refused.json().await.unwrap();
+        let message = refused["error"]["message"].as_str().unwrap();
+        assert!(refused["error"]["param"] == param && message.contains(says), "{refused}");
+    }
     site.app.stop().await.unwrap();
 }

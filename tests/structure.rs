@@ -1,5 +1,6 @@
 //! Enforced structure on a model with random weights, which wants to write anything but what it must.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -237,4 +238,163 @@ fn a_thousand_random_structures_hold_with_random_weights() {
 fn pick_mut<'a, T>(random: &mut StdRng, some: &'a mut [T]) -> &'a mut T {
     let i = random.random_range(0..some.len());
     &mut some[i]
+}
+
+/// A part of a grammar's alternative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Symbol {
+    Text(&'static str),
+    Rule(usize),
+}
+
+/// Rules, each a list of alternatives; the first is the whole text.
+type Grammar = Vec<Vec<Vec<Symbol>>>;
+
+fn grammar(random: &mut StdRng, texts: &[&'static str]) -> Grammar {
+    let rules = random.random_range(1..5);
+    let symbol = |random: &mut StdRng| match random.random_bool(0.45) {
+        true => Symbol::Rule(random.random_range(0..rules)),
+        false => Symbol::Text(texts[random.random_range(0..texts.len())]),
+    };
+    let alternative = |random: &mut StdRng| (0..random.random_range(0..4)).map(|_| symbol(random)).collect();
+    let rule = |random: &mut StdRng| (0..random.random_range(1..4)).map(|_| alternative(random)).collect();
+    (0..rules).map(|_| rule(random)).collect()
+}
+
+/// Writes a grammar as programs send it.
+fn spelled(grammar: &Grammar) -> String {
+    let name = |rule: usize| if rule == 0 { "root".to_owned() } else { format!("rule-{rule}") };
+    let symbol = |symbol: &Symbol| match symbol {
+        Symbol::Text(text) => format!("{text:?}"),
+        Symbol::Rule(rule) => name(*rule),
+    };
+    let alternative = |symbols: &Vec<Symbol>| symbols.iter().map(symbol).collect::<Vec<_>>().join(" ");
+    let rule = |(rule, alternatives): (usize, &Vec<Vec<Symbol>>)| {
+        let alternatives: Vec<String> = alternatives.iter().map(alternative).collect();
+        format!("{} ::= {}\n", name(rule), alternatives.join(" | "))
+    };
+    grammar.iter().enumerate().map(rule).collect()
+}
+
+/// Returns whether a text is of a grammar: Earley (1970), over bytes, with every state in one list.
+fn is_of(grammar: &Grammar, text: &str) -> bool {
+    let text = text.as_bytes();
+    // Rules that may be empty are stepped over when they are predicted (Aycock and Horspool 2002).
+    let mut empty = BTreeSet::new();
+    loop {
+        let is_empty = |symbol: &Symbol| match symbol {
+            Symbol::Text(text) => text.is_empty(),
+            Symbol::Rule(rule) => empty.contains(rule),
+        };
+        let found = |rule: &usize| grammar[*rule].iter().any(|symbols| symbols.iter().all(is_empty));
+        let more: BTreeSet<usize> = (0..grammar.len()).filter(found).collect();
+        if more == empty {
+            break;
+        }
+        empty = more;
+    }
+    // Rule, alternative, symbols that are done, where it began.
+    let mut sets: Vec<Vec<(usize, usize, usize, usize)>> = vec![Vec::new(); text.len() + 1];
+    sets[0] = (0..grammar[0].len()).map(|alternative| (0, alternative, 0, 0)).collect();
+    for at in 0..=text.len() {
+        let mut next = 0;
+        while let Some(&(rule, alternative, done, from)) = sets[at].get(next) {
+            next += 1;
+            let mut found = Vec::new();
+            match grammar[rule][alternative].get(done) {
+                Some(Symbol::Text(word)) if text[at..].starts_with(word.as_bytes()) => {
+                    found.push((at + word.len(), (rule, alternative, done + 1, from)));
+                }
+                Some(Symbol::Text(_)) => {}
+                Some(Symbol::Rule(called)) => {
+                    found.extend((0..grammar[*called].len()).map(|i| (at, (*called, i, 0, at))));
+                    if empty.contains(called) {
+                        found.push((at, (rule, alternative, done + 1, from)));
+                    }
+                }
+                None => {
+                    let waits = |(r, a, d, _): &(usize, usize, usize, usize)| {
+                        grammar[*r][*a].get(*d) == Some(&Symbol::Rule(rule))
+                    };
+                    let waiting = sets[from].iter().filter(|state| waits(state));
+                    found.extend(waiting.map(|(r, a, d, f)| (at, (*r, *a, d + 1, *f))));
+                }
+            }
+            for (at, state) in found {
+                if !sets[at].contains(&state) {
+                    sets[at].push(state);
+                }
+            }
+        }
+    }
+    let is_whole = |(rule, alternative, done, from): &(usize, usize, usize, usize)| {
+        *rule == 0 && *from == 0 && *done == grammar[0][*alternative].len()
+    };
+    sets[text.len()].iter().any(is_whole)
+}
+
+#[test]
+fn a_grammar_lets_through_what_it_derives_and_nothing_else() {
+    let mut random = StdRng::seed_from_u64(5);
+    let texts: Vec<String> = (0..5)
+        .flat_map(|len| {
+            (0..1usize << len).map(move |bits| (0..len).map(|i| ["a", "b"][bits >> i & 1]).collect())
+        })
+        .collect();
+    let (mut whole, mut cut) = (0, 0);
+    for _ in 0..200 {
+        let grammar = grammar(&mut random, &["a", "b", "", "ab"]);
+        let rules = Constraint::Grammar(spelled(&grammar)).rules().unwrap();
+        let found = match rules.automaton() {
+            Ok(found) => found,
+            Err(ConstraintError::Nothing) => {
+                assert!(texts.iter().all(|text| !is_of(&grammar, text)), "{}", spelled(&grammar));
+                continue;
+            }
+            Err(error) => panic!("{error}: {}", spelled(&grammar)),
+        };
+        *(if found.depth.is_none() { &mut whole } else { &mut cut }) += 1;
+        for text in &texts {
+            let end = found.automaton.walk(0, text.as_bytes());
+            let is_accepted = end != u32::MAX && found.automaton.is_accepting[end as usize];
+            let is_derived = is_of(&grammar, text);
+            assert!(is_derived || !is_accepted, "{text:?} is not of {}", spelled(&grammar));
+            // A shortest derivation repeats no rule over the same stretch of text.
+            let is_deep_enough = found.depth.is_none_or(|depth| depth >= grammar.len() * (text.len() + 1));
+            assert!(is_accepted || !is_derived || !is_deep_enough, "{text:?} is of {}", spelled(&grammar));
+        }
+    }
+    assert!(whole > 25 && cut > 25, "{whole} whole, {cut} cut");
+}
+
+#[test]
+fn random_grammars_hold_with_random_weights() {
+    let mut tinies = FAMILIES.map(tiny);
+    let least = tinies.iter().map(|tiny| tiny.vocabulary).min().unwrap() - 3;
+    let texts = ["(a, b) the quick brown fox [ä €] xx.x"];
+    let tokenizer = Tokenizer::train(texts.into_iter(), least, &["<|mask|>", "<|end|>", "<|pad|>"]).unwrap();
+    let mut random = StdRng::seed_from_u64(23);
+    let (mut written, mut lengths) = (0, 0);
+    for _ in 0..150 {
+        let grammar = grammar(&mut random, &["a", "(", ")", "the", "ä", ", ", "", "\"\\"]);
+        let structure = match Constraint::Grammar(spelled(&grammar)).compile(&tokenizer) {
+            Ok(structure) => structure,
+            Err(ConstraintError::Nothing) => continue,
+            Err(error) => panic!("{error}: {}", spelled(&grammar)),
+        };
+        let tiny = pick_mut(&mut random, &mut tinies);
+        let prompt: Vec<u32> =
+            (0..random.random_range(1..12)).map(|_| random.random_range(10..200)).collect();
+        let rule = *pick(&mut random, &RULES);
+        match write(tiny, &tokenizer, &structure, &[None; CANVAS], rule, &prompt) {
+            Ok(text) => {
+                assert!(is_of(&grammar, &text), "{text:?} is not of {}", spelled(&grammar));
+                written += 1;
+                lengths += text.len();
+            }
+            Err(ConstraintError::TooShort { needed, tokens }) => assert!(needed > tokens),
+            Err(error) => panic!("{error}: {}", spelled(&grammar)),
+        }
+    }
+    assert!(written > 75 && lengths > 5 * written, "{written} written, {lengths} bytes");
 }

@@ -52,7 +52,11 @@ async fn chat(args: Args) -> anyhow::Result<()> {
     if is_terminal {
         println!("\x1b[2m{}, /help for help, Ctrl-D to leave\x1b[0m", completer.name());
     }
-    let message = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
+    let message = |role: &str, content: &str| Message {
+        role: role.to_owned(),
+        content: content.to_owned(),
+        ..Message::default()
+    };
     let beginning: Vec<Message> = args.system.iter().map(|text| message("system", text)).collect();
     let mut messages = beginning.clone();
     loop {
@@ -83,7 +87,7 @@ async fn chat(args: Args) -> anyhow::Result<()> {
             said => messages.push(message("user", said)),
         }
         let options = args.model.options();
-        let prompt = completer.conversation(&messages)?;
+        let prompt = completer.conversation(&messages, &[])?;
         let canvas = completer.canvas(&prompt, &[Part::Open(tokens)], &options)?;
         let writing = match completer.write(canvas, &options) {
             Ok(writing) => writing,

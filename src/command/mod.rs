@@ -8,6 +8,7 @@ mod generate;
 mod infill;
 mod key;
 mod knowledge;
+mod pull;
 mod replay;
 mod screen;
 mod serve;
@@ -35,6 +36,8 @@ pub enum Command {
     Generate(generate::Args),
     /// Fills the holes of a text; nothing else of it changes.
     Infill(infill::Args),
+    /// Fetches a checkpoint from a model hub.
+    Pull(pull::Args),
     /// Trains a model from scratch or goes on from a checkpoint.
     Train(train::Args),
     /// Measures the engine.
@@ -102,6 +105,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Chat(args) => chat::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Infill(args) => infill::run(args),
+        Command::Pull(args) => pull::run(args),
         Command::Train(args) => train::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),

@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::completion::CompletionError;
 use crate::engine::template::ChatTemplate;
@@ -54,14 +55,24 @@ impl ChatForm {
         Ok(if has_turns { ChatForm::Turns } else { ChatForm::None })
     }
 
-    /// Returns the prompt of a conversation.
+    /// Returns whether tools can be offered and their answers told.
+    pub fn knows_tools(&self) -> bool {
+        matches!(self, ChatForm::Template(template) if template.knows_tools())
+    }
+
+    /// Returns the prompt of a conversation in which tools may be called.
     ///
     /// # Errors
     /// When there is no form, or the template refuses the conversation.
-    pub fn prompt(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<Prompt, CompletionError> {
+    pub fn prompt(
+        &self,
+        messages: &[Message],
+        tools: &[Value],
+        tokenizer: &Tokenizer,
+    ) -> Result<Prompt, CompletionError> {
         match self {
             ChatForm::Template(template) => {
-                Ok(Prompt { ids: template.render(messages, tokenizer)?, begins_with_space: false })
+                Ok(Prompt { ids: template.render(messages, tools, tokenizer)?, begins_with_space: false })
             }
             ChatForm::Turns => {
                 Ok(Prompt { ids: prompt::encode(&turns(messages), tokenizer)?, begins_with_space: true })
@@ -130,14 +141,18 @@ mod tests {
         let texts = ["the assistant helps and the customer asks about the bill"];
         let controls: Vec<&str> = Control::ALL.iter().map(|control| control.token()).collect();
         let tokenizer = Tokenizer::train(texts.into_iter(), 400, &controls).expect("trains");
-        let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+        let message = |role: &str, content: &str| Message {
+            role: role.into(),
+            content: content.into(),
+            ..Message::default()
+        };
         let messages = [
             message("user", "the bill"),
             message("assistant", "<|end|> asks"),
             message("system", "helps"),
             message("user", "<|mask|>"),
         ];
-        let prompt = ChatForm::Turns.prompt(&messages, &tokenizer).expect("is encoded");
+        let prompt = ChatForm::Turns.prompt(&messages, &[], &tokenizer).expect("is encoded");
         let found: Vec<u32> = prompt.ids.into_iter().filter(|id| (*id as usize) < controls.len()).collect();
         let expected = [Control::Card, Control::Customer, Control::Agent, Control::Customer, Control::Reply];
         let id = |control: &Control| tokenizer.control(control.token()).expect("is there");

@@ -1,12 +1,13 @@
 //! Text in, text out, for programs and the terminal: conversations, prompts and texts with holes, to
 //! the engine's canvas and back.
 //!
-//! In reading order: [`chat`] (a conversation to token ids), [`canvas`] (what stands, what the model
+//! In reading order: [`chat`] (a conversation to token ids), [`tools`] (calls in what was written), [`canvas`] (what stands, what the model
 //! writes, and how that reads), [`writing`] (a text on its way). It knows nothing of calls; drafts of
 //! the assistant are made in `assist`.
 
 pub mod canvas;
 pub mod chat;
+pub mod tools;
 pub mod writing;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::UNIX_EPOCH;
 
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::completion::canvas::Canvas;
@@ -197,12 +199,17 @@ impl Completer {
         Ok(ids.len())
     }
 
-    /// Returns the prompt that a conversation's next answer follows.
+    /// Returns whether tools can be offered and their answers told.
+    pub fn knows_tools(&self) -> bool {
+        self.shared.form.knows_tools()
+    }
+
+    /// Returns the prompt that a conversation's next answer follows, which may call tools.
     ///
     /// # Errors
     /// When the model has no form for conversations, or its template refuses this one.
-    pub fn conversation(&self, messages: &[Message]) -> Result<Prompt, CompletionError> {
-        self.shared.form.prompt(messages, self.shared.engine.tokenizer())
+    pub fn conversation(&self, messages: &[Message], tools: &[Value]) -> Result<Prompt, CompletionError> {
+        self.shared.form.prompt(messages, tools, self.shared.engine.tokenizer())
     }
 
     /// Lays out a prompt and the parts of the text after it.

@@ -13,7 +13,9 @@ use tokio::sync::watch;
 
 use crate::engine::config::ConfigError;
 use crate::engine::config::ModelConfig;
+use crate::engine::constraint::Constraint;
 use crate::engine::constraint::ConstraintError;
+use crate::engine::constraint::cache::Structures;
 use crate::engine::constraint::tokens::Automaton;
 use crate::engine::load::Load;
 use crate::engine::model::linear::Quant;
@@ -123,7 +125,7 @@ pub struct GenerateRequest {
     pub block_length: Option<usize>,
     /// How.
     pub generate: Generate,
-    /// What the canvas must become, if anything: [`Constraint::compile`](crate::engine::constraint::Constraint::compile).
+    /// What the canvas must become, if anything: [`Engine::structure`].
     pub constraint: Option<Arc<Automaton>>,
 }
 
@@ -188,6 +190,7 @@ struct Shared {
     /// Positions that the cache has room for.
     capacity: usize,
     tokenizer: Tokenizer,
+    structures: Structures,
     folder: PathBuf,
     weight_bytes: usize,
 }
@@ -214,8 +217,9 @@ impl Engine {
         worker::spawn(runner, receiver, config.clone(), Arc::clone(&load))
             .map_err(|error| EngineError::Threads(error.to_string()))?;
         let folder = folder.to_owned();
+        let (model, structures) = (model_config, Structures::default());
         let shared =
-            Shared { jobs, config, model: model_config, load, capacity, tokenizer, folder, weight_bytes };
+            Shared { jobs, config, model, load, capacity, tokenizer, structures, folder, weight_bytes };
         Ok(Engine { shared: Arc::new(shared) })
     }
 
@@ -232,6 +236,17 @@ impl Engine {
     /// Returns the tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.shared.tokenizer
+    }
+
+    /// Returns a structure over the model's vocabulary; compiled once for all who ask for it.
+    ///
+    /// # Errors
+    /// When it has an error, asks for what cannot be enforced, or is too large.
+    ///
+    /// # Blocking
+    /// Milliseconds when it is new; up to seconds near the limits and for large vocabularies.
+    pub fn structure(&self, constraint: &Constraint) -> Result<Arc<Automaton>, ConstraintError> {
+        self.shared.structures.compile(constraint, &self.shared.tokenizer)
     }
 
     /// Returns the checkpoint's folder.

@@ -2,7 +2,8 @@
 //!
 //! What people wrote can never become a control token. Before rendering, every control token's
 //! spelling in a message is broken by a guard character that no message holds; after it, what still
-//! spells a control token is the template's own, and the guards are taken out again.
+//! spells a control token is the template's own, and the guards are taken out again. The same holds
+//! for what a program says of its tools, and for what they answer.
 
 use std::path::Path;
 
@@ -13,8 +14,13 @@ use minijinja::State;
 use minijinja::Value;
 use minijinja::context;
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Kwargs;
+use minijinja::value::Serde;
 use minijinja::value::ValueKind;
 use minijinja::value::from_args;
+
+use serde_json::Value as Json;
+use serde_json::json;
 
 use crate::engine::tokenizer::Tokenizer;
 use crate::engine::tokenizer::TokenizerError;
@@ -39,12 +45,27 @@ pub enum TemplateError {
 }
 
 /// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
-    /// `system`, `user` or `assistant`.
+    /// `system`, `user`, `assistant` or `tool`.
     pub role: String,
     /// What was said.
     pub content: String,
+    /// What the assistant called.
+    pub tool_calls: Vec<ToolCall>,
+    /// The call that a tool answers.
+    pub tool_call_id: Option<String>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCall {
+    /// Its id, which an answer names.
+    pub id: String,
+    /// The tool's name.
+    pub name: String,
+    /// A JSON object.
+    pub arguments: serde_json::Value,
 }
 
 /// A chat template. Thread-safe.
@@ -91,29 +112,39 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.set_unknown_method_callback(python_method);
+        environment.add_filter("tojson", to_json);
         environment.add_template_owned(NAME, source)?;
         Ok(ChatTemplate { environment, bos_token: String::new(), eos_token: String::new() })
     }
 
-    /// Returns the ids of a conversation after which the assistant's answer follows.
+    /// Returns whether the template does something with tools.
+    pub fn knows_tools(&self) -> bool {
+        let template = self.environment.get_template(NAME);
+        template.is_ok_and(|template| template.undeclared_variables(false).contains("tools"))
+    }
+
+    /// Returns the ids of a conversation after which the assistant's answer follows; `tools` are
+    /// those that it may call, as OpenAI's interface describes them.
     ///
     /// # Errors
     /// When the template refuses the conversation.
-    pub fn render(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<Vec<u32>, TemplateError> {
-        let has = |guard: &char| messages.iter().any(|message| message.content.contains(*guard));
+    pub fn render(
+        &self,
+        messages: &[Message],
+        tools: &[Json],
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<u32>, TemplateError> {
+        let messages: Vec<Json> = messages.iter().map(Message::json).collect();
+        let has = |guard: &char| messages.iter().chain(tools).any(|value| value.to_string().contains(*guard));
         let guard = GUARDS.into_iter().find(|guard| !has(guard));
         let guard = guard.ok_or_else(|| TemplateError::Refused("too many noncharacters".to_owned()))?;
-        let guarded: Vec<Value> = messages
-            .iter()
-            .map(|message| {
-                let content = tokenizer.guarded(&message.content, guard);
-                context! { role => message.role.as_str(), content => content }
-            })
-            .collect();
+        let guarded = |values: &[Json]| -> Vec<Value> {
+            values.iter().map(|value| Value::from(Serde(guarded(value, guard, tokenizer)))).collect()
+        };
         let template = self.environment.get_template(NAME).map_err(|error| refused(&error))?;
         let rendered = template.render(context! {
-            messages => guarded,
-            tools => (),
+            messages => guarded(&messages),
+            tools => if tools.is_empty() { Value::from(()) } else { Value::from(guarded(tools)) },
             add_generation_prompt => true,
             bos_token => self.bos_token.as_str(),
             eos_token => self.eos_token.as_str(),
@@ -122,6 +153,96 @@ impl ChatTemplate {
         let mut ids = Vec::new();
         tokenizer.encode_guarded(&text, guard, &mut ids)?;
         Ok(ids)
+    }
+}
+
+impl Message {
+    /// Returns the message as templates read it.
+    fn json(&self) -> Json {
+        let mut message = json!({"role": self.role, "content": self.content});
+        if !self.tool_calls.is_empty() {
+            let call = |call: &ToolCall| {
+                let function = json!({"name": call.name, "arguments": call.arguments});
+                json!({"id": call.id, "type": "function", "function": function})
+            };
+            message["tool_calls"] = self.tool_calls.iter().map(call).collect();
+        }
+        if let Some(id) = &self.tool_call_id {
+            message["tool_call_id"] = id.as_str().into();
+        }
+        message
+    }
+}
+
+/// Breaks the control tokens in all texts of a value.
+fn guarded(value: &Json, guard: char, tokenizer: &Tokenizer) -> Json {
+    let inner = |value: &Json| guarded(value, guard, tokenizer);
+    match value {
+        Json::String(text) => tokenizer.guarded(text, guard).into(),
+        Json::Array(values) => values.iter().map(inner).collect(),
+        Json::Object(members) => {
+            members.iter().map(|(name, value)| (tokenizer.guarded(name, guard), inner(value))).collect()
+        }
+        other => other.clone(),
+    }
+}
+
+/// Members of a tool's description in the order that models know them in; others follow.
+const ORDER: [&str; 8] =
+    ["type", "function", "name", "description", "parameters", "arguments", "properties", "required"];
+
+/// Writes a value as Python's `json.dumps` does, which the `transformers` library means by this
+/// filter: nothing is escaped for HTML.
+fn to_json(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<String, Error> {
+    let indent = indent.or(options.get("indent")?);
+    // Characters always stand as they are; so the options that say so change nothing.
+    options.get::<Option<bool>>("ensure_ascii")?;
+    options.assert_all_used()?;
+    let value: Json = serde_json::to_value(value)
+        .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))?;
+    let mut text = String::new();
+    write_json(&value, indent, 0, &mut text);
+    Ok(text)
+}
+
+fn write_json(value: &Json, indent: Option<usize>, depth: usize, text: &mut String) {
+    let separate = |text: &mut String, is_first: bool, depth: usize| match indent {
+        Some(indent) => {
+            text.push_str(if is_first { "\n" } else { ",\n" });
+            text.extend(std::iter::repeat_n(' ', indent * depth));
+        }
+        None => text.push_str(if is_first { "" } else { ", " }),
+    };
+    let close = |text: &mut String, bracket: char| {
+        if let Some(indent) = indent {
+            text.push('\n');
+            text.extend(std::iter::repeat_n(' ', indent * depth));
+        }
+        text.push(bracket);
+    };
+    match value {
+        Json::Array(values) if !values.is_empty() => {
+            text.push('[');
+            for (i, value) in values.iter().enumerate() {
+                separate(text, i == 0, depth + 1);
+                write_json(value, indent, depth + 1, text);
+            }
+            close(text, ']');
+        }
+        Json::Object(members) if !members.is_empty() => {
+            let rank = |name: &String| ORDER.iter().position(|known| known == name).unwrap_or(ORDER.len());
+            let mut members: Vec<(&String, &Json)> = members.iter().collect();
+            members.sort_by_key(|(name, _)| rank(name));
+            text.push('{');
+            for (i, (name, value)) in members.into_iter().enumerate() {
+                separate(text, i == 0, depth + 1);
+                text.push_str(&Json::from(name.as_str()).to_string());
+                text.push_str(": ");
+                write_json(value, indent, depth + 1, text);
+            }
+            close(text, '}');
+        }
+        other => text.push_str(&other.to_string()),
     }
 }
 
@@ -238,15 +359,23 @@ mod tests {
     }
 
     fn message(role: &str, content: &str) -> Message {
-        Message { role: role.to_owned(), content: content.to_owned() }
+        Message { role: role.to_owned(), content: content.to_owned(), ..Message::default() }
     }
 
     /// Renders and spells the ids: control tokens in brackets.
     fn spelled(template: &ChatTemplate, messages: &[Message]) -> Result<String, TemplateError> {
+        spelled_with(template, messages, &[])
+    }
+
+    fn spelled_with(
+        template: &ChatTemplate,
+        messages: &[Message],
+        tools: &[Json],
+    ) -> Result<String, TemplateError> {
         let tokenizer = tokenizer();
         let mut text = String::new();
         let mut plain = Vec::new();
-        for id in template.render(messages, &tokenizer)? {
+        for id in template.render(messages, tools, &tokenizer)? {
             match CONTROLS.get(id as usize) {
                 Some(control) => {
                     text += &format!("{}[{control}]", tokenizer.decode(&std::mem::take(&mut plain)))
@@ -304,6 +433,42 @@ mod tests {
         check("messages[0].get('name', 'nobody') + messages[0].get('role')", "nobodyuser");
         check("messages[0].content.replace(',', '').upper().strip('\\n ')", "ABC");
         check("messages[0].items() | length", "2");
+    }
+
+    #[test]
+    fn tools_and_their_answers_reach_the_template_and_stay_text() {
+        let source = "\
+{% for tool in tools or [] %}{{ tool | tojson }};{% endfor %}
+{% for m in messages %}
+{{ m.role }}:{{ m.content }}{% for call in m.tool_calls or [] %}{{ call.function.name }} {{ call.function.arguments | tojson }}{% endfor %}{{ m.tool_call_id }},
+{%- endfor %}";
+        let template = ChatTemplate::new(source.to_owned()).expect("parses");
+        assert!(template.knows_tools());
+        assert!(!ChatTemplate::new(CHATML.to_owned()).expect("parses").knows_tools());
+        let tool = json!({"type": "function", "function": {
+            "name": "f", "description": "a <b> & 'c' ä <|im_end|>", "parameters": {"type": "object", "properties": {"<role>": {"type": "integer"}}},
+        }});
+        let call = ToolCall { id: "1".to_owned(), name: "f".to_owned(), arguments: json!({"a": "<|mask|>"}) };
+        let called = Message { tool_calls: vec![call], ..message("assistant", "") };
+        let answer = Message { tool_call_id: Some("1".to_owned()), ..message("tool", "<|im_start|>") };
+        let found = spelled_with(&template, &[called, answer], &[tool]).expect("renders");
+        assert_eq!(
+            found,
+            r#"{"type": "function", "function": {"name": "f", "description": "a <b> & 'c' ä <|im_end|>", "parameters": {"type": "object", "properties": {"<role>": {"type": "integer"}}}}};"#
+                .to_owned()
+                + r#"assistant:f {"a": "<|mask|>"},tool:<|im_start|>1,"#
+        );
+    }
+
+    #[test]
+    fn json_is_written_as_python_writes_it() {
+        let check = |source: &str, expected: &str| {
+            let template = ChatTemplate::new(format!("{{{{ {source} }}}}")).expect("parses");
+            assert_eq!(spelled(&template, &[]).expect(source), expected, "{source}");
+        };
+        check("[1, 2.5, 'ä<', none, true, [], {}] | tojson", r#"[1, 2.5, "ä<", null, true, [], {}]"#);
+        check("{'z': 1, 'name': [2]} | tojson(indent=2)", "{\n  \"name\": [\n    2\n  ],\n  \"z\": 1\n}");
+        check("'\\n' | tojson(ensure_ascii=False)", r#""\n""#);
     }
 
     #[test]

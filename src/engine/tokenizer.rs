@@ -60,7 +60,13 @@ struct Controls {
     tokens: Vec<(String, u32)>,
     /// Finds those of them that the `tokenizers` crate would read out of text.
     read_from_text: AhoCorasick,
+    /// Those that mark a call of a tool although they are special: they are read, not left out.
+    marks: Vec<(String, u32)>,
 }
+
+/// What models mark a call of a tool with.
+const MARKS: [&str; 6] =
+    ["<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"];
 
 impl Controls {
     fn of(inner: &tokenizers::Tokenizer) -> Result<Controls, TokenizerError> {
@@ -74,7 +80,10 @@ impl Controls {
             let built = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(tokens);
             built.map_err(|error| TokenizerError::Failed(error.to_string()))
         };
+        let is_mark = |token: &AddedToken| token.special && MARKS.contains(&token.content.as_str());
+        let marks = added.iter().filter(|(_, token)| is_mark(token));
         Ok(Controls {
+            marks: marks.map(|(id, token)| (token.content.clone(), *id)).collect(),
             finder: finder(&mut added.iter().map(|(_, token)| token.content.as_str()))?,
             read_from_text: finder(
                 &mut added
@@ -216,9 +225,17 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Returns the text of ids; control tokens give nothing.
+    /// Returns the text of ids; control tokens give nothing, but for those that mark a call of a tool.
     pub fn decode(&self, ids: &[u32]) -> String {
-        self.inner.decode(ids, true).unwrap_or_default()
+        let mark = |id: u32| self.controls.marks.iter().find(|(_, mark)| *mark == id);
+        let mut text = String::new();
+        for run in ids.chunk_by(|a, b| mark(*a).is_none() && mark(*b).is_none()) {
+            match mark(run[0]) {
+                Some((spelling, _)) => text.push_str(spelling),
+                None => text.push_str(&self.inner.decode(run, true).unwrap_or_default()),
+            }
+        }
+        text
     }
 
     /// Returns the text of tokens on their way: each `mask` is one [`MASK_CHAR`], nothing after one of `ends`.
@@ -303,10 +320,21 @@ mod tests {
         assert!(!ids.contains(&1));
         assert_eq!(tokenizer.decode(&ids), "say <|end|> now 42");
         assert!(tokenizer.control("<|nothing|>").is_err());
+        assert_eq!(tokenizer.decode(&[1, ids[0], 0]), tokenizer.decode(&ids[..1]), "controls give nothing");
         ids.clear();
         tokenizer.encode_guarded("say <|end|> now", '\u{fdd0}', &mut ids).expect("encodes");
         assert_eq!(ids.iter().filter(|id| **id == 1).count(), 1);
         assert_eq!(tokenizer.controls(), [("<|mask|>".to_owned(), 0), ("<|end|>".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn marks_of_calls_are_read_even_where_they_are_special() {
+        let controls = ["<|mask|>", "<tool_call>", "</tool_call>"];
+        let tokenizer = Tokenizer::train(["call the tool"].into_iter(), 300, &controls).expect("trains");
+        let mut ids = vec![1];
+        tokenizer.encode("call", &mut ids).expect("encodes");
+        ids.extend([2, 0]);
+        assert_eq!(tokenizer.decode(&ids), "<tool_call>call</tool_call>");
     }
 
     #[test]

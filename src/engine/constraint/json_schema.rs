@@ -1,15 +1,21 @@
-//! A JSON schema as a regular expression over compact JSON: no white space outside strings.
+//! A JSON schema as regular expressions over compact JSON: no white space outside strings.
 //!
 //! What is written validates; not everything that validates is written. Members come in the order of
 //! the schema's map, those that it does not name are left out, characters are written as themselves
 //! where JSON lets them, numbers have at most 15 digits before and after the point and exponents of
-//! two. A keyword that is not known is an error with its place, since ignoring it would let through
+//! two. A schema that refers to itself is a rule that calls itself, followed to the depth that
+//! [`rules`](crate::engine::constraint::rules) cuts at. A keyword that is not known is an error with its place, since ignoring it would let through
 //! what the schema forbids.
+
+use std::collections::HashMap;
 
 use serde_json::Map;
 use serde_json::Value;
 
 use crate::engine::constraint::ConstraintError;
+use crate::engine::constraint::rules::MAX_RULES;
+use crate::engine::constraint::rules::Rules;
+use crate::engine::constraint::rules::call;
 
 /// One character of a string: as itself or escaped.
 const CHARACTER: &str = r#"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])"#;
@@ -53,16 +59,56 @@ fn keywords(kind: &str) -> &'static [&'static str] {
     }
 }
 
-/// Returns the regular expression of a schema.
+/// Returns the rules of a schema: one, and one more for each part of it that refers to itself.
 ///
 /// # Errors
 /// When the schema has an error or asks for what cannot be enforced: with the place in it.
-pub fn pattern(schema: &Value) -> Result<String, ConstraintError> {
-    Writer { root: schema }.value(&Place { path: "#", depth: 0 }, schema)
+pub fn rules(schema: &Value) -> Result<Rules, ConstraintError> {
+    Ok(Rules { patterns: written(schema, 0)? })
+}
+
+/// Returns the rules of `{"name": …, "arguments": …}` with one of these names and what validates
+/// against its schema. The spaces are those of the templates that models learn this from.
+///
+/// # Errors
+/// As [`rules`].
+pub fn call_rules(tools: &[(String, Value)]) -> Result<Rules, ConstraintError> {
+    let mut patterns = vec![String::new()];
+    let mut calls = Vec::new();
+    for (name, schema) in tools {
+        let name = escaped(&Value::String(name.clone()));
+        calls.push(format!(r#"\{{"name": {name}, "arguments": {}\}}"#, call(patterns.len())));
+        patterns.extend(written(schema, patterns.len())?);
+    }
+    patterns[0] = calls.join("|");
+    match calls.is_empty() {
+        true => Err(ConstraintError::Nothing),
+        false => Ok(Rules { patterns }),
+    }
+}
+
+/// Writes a schema as rules, the first of which has the number `base`.
+fn written(schema: &Value, base: usize) -> Result<Vec<String>, ConstraintError> {
+    let mut writer = Writer {
+        root: schema,
+        base,
+        open: vec!["#".to_owned()],
+        rules: HashMap::from([("#".to_owned(), base)]),
+        patterns: vec![String::new()],
+    };
+    writer.patterns[0] = writer.value(&Place { path: "#", depth: 0 }, schema)?;
+    Ok(writer.patterns)
 }
 
 struct Writer<'a> {
     root: &'a Value,
+    /// The number of the whole schema's rule.
+    base: usize,
+    /// References that are being followed.
+    open: Vec<String>,
+    /// References that came up while they were followed, and their rules.
+    rules: HashMap<String, usize>,
+    patterns: Vec<String>,
 }
 
 /// Where in a schema.
@@ -94,9 +140,9 @@ impl Place<'_> {
 }
 
 impl<'a> Writer<'a> {
-    fn value(&self, place: &Place, schema: &'a Value) -> Result<String, ConstraintError> {
+    fn value(&mut self, place: &Place, schema: &'a Value) -> Result<String, ConstraintError> {
         if place.depth > MAX_DEPTH {
-            return place.refuse(format!("is recursive or deeper than {MAX_DEPTH}"));
+            return place.refuse(format!("is deeper than {MAX_DEPTH}"));
         }
         let map = match schema {
             Value::Bool(true) => return Ok(free(FREE_DEPTH)),
@@ -141,13 +187,33 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn reference(&self, place: &Place, target: &Value) -> Result<String, ConstraintError> {
+    fn reference(&mut self, place: &Place, target: &Value) -> Result<String, ConstraintError> {
         let schema = self.resolve(place, target)?;
-        self.value(&Place { path: target.as_str().unwrap_or("#"), depth: place.depth + 1 }, schema)
+        let path = target.as_str().unwrap_or("#");
+        if !self.rules.contains_key(path) && self.open.iter().any(|open| open == path) {
+            if self.base + self.patterns.len() >= MAX_RULES {
+                return Err(ConstraintError::TooLarge);
+            }
+            self.rules.insert(path.to_owned(), self.base + self.patterns.len());
+            self.patterns.push(String::new());
+        }
+        if let Some(rule) = self.rules.get(path) {
+            return Ok(call(*rule));
+        }
+        self.open.push(path.to_owned());
+        let pattern = self.value(&Place { path, depth: place.depth + 1 }, schema)?;
+        self.open.pop();
+        Ok(match self.rules.get(path) {
+            None => pattern,
+            Some(rule) => {
+                self.patterns[*rule - self.base] = pattern;
+                call(*rule)
+            }
+        })
     }
 
     fn branches(
-        &self,
+        &mut self,
         place: &Place,
         asked: &[&str],
         branches: &'a Value,
@@ -211,7 +277,7 @@ impl<'a> Writer<'a> {
     }
 
     fn typed(
-        &self,
+        &mut self,
         place: &Place,
         asked: &[&str],
         map: &'a Map<String, Value>,
@@ -248,21 +314,20 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn object(&self, place: &Place, map: &'a Map<String, Value>) -> Result<String, ConstraintError> {
+    fn object(&mut self, place: &Place, map: &'a Map<String, Value>) -> Result<String, ConstraintError> {
         if map.get("additionalProperties").is_some_and(|more| !more.is_boolean()) {
             return place.refuse("a schema for additionalProperties is not supported");
         }
-        let empty = Map::new();
-        let properties = match map.get("properties") {
-            None => &empty,
-            Some(Value::Object(properties)) => properties,
+        let properties: Vec<(&'a String, &'a Value)> = match map.get("properties") {
+            None => Vec::new(),
+            Some(Value::Object(properties)) => properties.iter().collect(),
             Some(_) => return place.refuse("properties must be an object"),
         };
         if let Some(required) = map.get("required") {
             let names: Option<Vec<&str>> =
                 required.as_array().and_then(|names| names.iter().map(Value::as_str).collect());
             let Some(names) = names else { return place.refuse("required must be a list of names") };
-            if let Some(name) = names.iter().find(|name| !properties.contains_key(**name)) {
+            if let Some(name) = names.iter().find(|name| properties.iter().all(|(known, _)| known != *name)) {
                 return place.refuse(format!("required property {name:?} is not among the properties"));
             }
         }
@@ -273,7 +338,7 @@ impl<'a> Writer<'a> {
         let schema = Value::Object(map.clone());
         // What follows when a member was written before, and when none was: from the last member on.
         let (mut rest, mut first) = (String::new(), String::new());
-        for (name, property) in properties.iter().rev() {
+        for (name, property) in properties.into_iter().rev() {
             let path = place.path(&format!("properties/{name}"));
             let path = path.replace("properties~1", "properties/");
             let value = self.value(&Place { path: &path, depth: place.depth + 1 }, property)?;
@@ -289,7 +354,7 @@ impl<'a> Writer<'a> {
         Ok(format!(r"\{{(?:{first})\}}"))
     }
 
-    fn array(&self, place: &Place, map: &'a Map<String, Value>) -> Result<String, ConstraintError> {
+    fn array(&mut self, place: &Place, map: &'a Map<String, Value>) -> Result<String, ConstraintError> {
         let item = match map.get("items") {
             None => free(FREE_DEPTH - 1),
             Some(items) => {
@@ -404,108 +469,4 @@ fn free_object(depth: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    /// Checks which texts a schema lets through.
-    fn check(schema: Value, accepted: &[&str], refused: &[&str]) {
-        let pattern = pattern(&schema).expect("is supported");
-        let regex = regex::Regex::new(&format!("^(?:{pattern})$")).expect("is a regular expression");
-        for text in accepted {
-            assert!(regex.is_match(text), "{schema} refuses {text}");
-            serde_json::from_str::<Value>(text).expect("parses");
-        }
-        refused.iter().for_each(|text| assert!(!regex.is_match(text), "{schema} accepts {text}"));
-    }
-
-    #[test]
-    fn values_are_compact_json() {
-        check(
-            json!({"type": "integer"}),
-            &["0", "-17"],
-            &["01", "-0", "1.0", "+1", "", "-", "1234567890123456"],
-        );
-        check(json!({"type": "number"}), &["0.50", "-1e+9", "12"], &["1.", ".5", "1e999"]);
-        check(json!({"type": ["boolean", "null"]}), &["true", "null"], &["0", "\"true\""]);
-        check(
-            json!({"type": "string", "minLength": 1, "maxLength": 2}),
-            &[r#""ä""#, r#""\"\\""#, r#""/\n""#, "\"😀é\""],
-            &[r#""""#, r#""abc""#, "\"\n\"", r#""\x""#, "\"\\\"", "\"\u{7}\""],
-        );
-        check(
-            json!({"type": "array", "items": {"type": "null"}, "minItems": 1, "maxItems": 3}),
-            &["[null]", "[null,null,null]"],
-            &["[]", "[null,]", "[null, null]", "[null,null,null,null]"],
-        );
-        check(json!({"type": "array", "items": {"const": 1}, "maxItems": 0}), &["[]"], &["[1]"]);
-        check(json!({"type": "object"}), &["{}", r#"{"a":[1,"x"],"b":{"c":2}}"#], &["[]", "{1:2}"]);
-        check(
-            json!({"enum": ["a.b", 3, null, {"k": [1]}]}),
-            &[r#""a.b""#, "3", r#"{"k":[1]}"#],
-            &["\"axb\""],
-        );
-    }
-
-    #[test]
-    fn members_stand_in_order_and_optional_ones_may_be_missing() {
-        let any = json!({"type": "boolean"});
-        let schema =
-            json!({"type": "object", "properties": {"a": any, "b": any, "c": any}, "required": ["b"]});
-        check(
-            schema.clone(),
-            &[r#"{"b":true}"#, r#"{"a":true,"b":true}"#, r#"{"a":true,"b":true,"c":false}"#],
-            &["{}", r#"{"b":true,"a":true}"#, r#"{"a":true}"#, r#"{,"b":true}"#, r#"{"b":true,}"#],
-        );
-        let schema = json!({"properties": {"a": any, "b": any}});
-        check(schema, &["{}", r#"{"a":true}"#, r#"{"b":true}"#, r#"{"a":true,"b":true}"#], &[r#"{"b":1}"#]);
-    }
-
-    #[test]
-    fn references_and_branches_are_followed() {
-        let schema = json!({
-            "$defs": {"n": {"type": "null"}, "b": {"anyOf": [{"$ref": "#/$defs/n"}, {"type": "boolean"}]}},
-            "type": "array", "items": {"$ref": "#/$defs/b"}, "maxItems": 1
-        });
-        check(schema, &["[]", "[null]", "[true]"], &["[1]"]);
-        let kind =
-            |name: &str| json!({"type": "object", "properties": {"k": {"const": name}}, "required": ["k"]});
-        check(json!({"oneOf": [kind("x"), kind("y")]}), &[r#"{"k":"y"}"#], &["{}"]);
-    }
-
-    #[test]
-    fn patterns_apply_to_the_text_that_is_meant() {
-        let of = |pattern: &str| json!({"type": "string", "pattern": pattern});
-        check(of(r"^[a-c]+\d$"), &[r#""ab7""#], &[r#""7""#, r#""ab7x""#, "\"a٣\""]);
-        check(of("b"), &[r#""b""#, r#""abc""#, r#""\nb\"""#], &[r#""ac""#, r#""a"b""#]);
-        check(of(r#"^"\\$"#), &[r#""\"\\""#], &[r#""""#, r#"""\""#]);
-        check(of(r"^.[^x]$"), &[r#""\"\\""#, r#""a\n""#], &[r#""ax""#, r#""\na""#]);
-        check(of("^a|b$"), &[r#""ax""#, r#""xb""#], &[r#""xa""#]);
-    }
-
-    #[test]
-    fn what_cannot_be_enforced_is_named_with_its_place() {
-        let error = |schema: Value| pattern(&schema).unwrap_err().to_string();
-        let says = |schema: Value, expected: &str| {
-            let error = error(schema);
-            assert!(error.contains(expected), "{error} lacks {expected}");
-        };
-        let inner = |schema: Value| json!({"type": "object", "properties": {"a/b": {"type": "array", "items": schema}}});
-        says(
-            inner(json!({"type": "integer", "minimum": 3})),
-            "#/properties/a~1b/items: \"minimum\" is not supported",
-        );
-        says(inner(json!({"type": "string", "format": "uuid"})), "\"format\"");
-        says(inner(json!({"not": {}})), "\"not\"");
-        says(inner(json!({"type": "string", "pattern": "(?=a)b"})), "pattern \"(?=a)b\"");
-        says(json!({"$ref": "#/$defs/x"}), "#/$defs/x");
-        says(
-            json!({"$defs": {"x": {"type": "array", "items": {"$ref": "#/$defs/x"}}}, "$ref": "#/$defs/x"}),
-            "recursive",
-        );
-        says(json!({"oneOf": [{"type": "integer"}, {"type": "number"}]}), "branches 0 and 1");
-        says(json!({"type": "object", "required": ["x"]}), "\"x\"");
-        says(json!({"type": "string", "enum": [1]}), "no value");
-    }
-}
+mod tests;

@@ -1,30 +1,32 @@
-//! Enforced structure: what is written must match a regular expression, a list or a JSON schema.
+//! Enforced structure: what is written must match a regular expression, a list, a JSON schema or a grammar.
 //!
 //! A canvas is filled in any order, so a parser that reads from left to right does not help. Here a
 //! token settles only if the text with holes can still be completed in the positions that are left
 //! (the rule of arXiv 2508.10111, for regular languages, where it is exact). In reading order:
-//! [`json_schema`] (with [`pattern`]) writes a schema as a regular expression, [`regex`] makes an automaton over bytes
-//! of that, [`tokens`] lifts it to token ids, and [`fill`] follows one canvas.
-//!
-//! An automaton is compiled once and shared by any number of requests. Recursive grammars are not
-//! regular and not taken.
+//! [`json_schema`] (with [`pattern`]) writes a schema as regular expressions that may call one another,
+//! [`grammar`] a grammar; [`regex`] makes an automaton over bytes of one, [`rules`] of several, cut at a
+//! depth where they recur; [`tokens`] lifts it to token ids, and [`fill`] follows one canvas. An
+//! automaton is compiled once and shared by any number of requests ([`cache`]).
 
+pub mod cache;
 pub mod fill;
+pub mod grammar;
 pub mod json_schema;
 pub mod pattern;
 pub mod regex;
+pub mod rules;
 pub mod tokens;
 
 use std::sync::Arc;
 
-use crate::engine::constraint::regex::ByteAutomaton;
 use crate::engine::constraint::regex::MAX_STATES;
+use crate::engine::constraint::rules::Rules;
 use crate::engine::constraint::tokens::Automaton;
 use crate::engine::constraint::tokens::Spellings;
 use crate::engine::tokenizer::Tokenizer;
 
 /// What a text must be.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Constraint {
     /// The whole text matches a regular expression in the syntax of the `regex` crate.
     Regex(String),
@@ -32,6 +34,11 @@ pub enum Constraint {
     Choice(Vec<String>),
     /// The text is compact JSON that validates against a schema.
     JsonSchema(serde_json::Value),
+    /// The text is one of a context-free grammar in the notation of [`grammar`].
+    Grammar(String),
+    /// The text is `{"name": …, "arguments": …}` of one of these names, whose arguments validate
+    /// against its schema.
+    Call(Vec<(String, serde_json::Value)>),
 }
 
 /// Says why a structure cannot be enforced.
@@ -40,6 +47,14 @@ pub enum ConstraintError {
     /// The regular expression has an error.
     #[error("bad regular expression: {0}")]
     Regex(String),
+    /// The grammar has an error.
+    #[error("grammar, line {line}: {reason}")]
+    Grammar {
+        /// Where.
+        line: usize,
+        /// What.
+        reason: String,
+    },
     /// The schema asks for something that cannot be enforced, or has an error.
     #[error("schema at {path}: {reason}")]
     Schema {
@@ -82,22 +97,48 @@ impl Constraint {
     /// # Blocking
     /// Milliseconds for most; up to seconds near the limit and for vocabularies above 100,000.
     pub fn compile(&self, tokenizer: &Tokenizer) -> Result<Arc<Automaton>, ConstraintError> {
-        let bytes = ByteAutomaton::new(&self.pattern()?)?;
-        Ok(Arc::new(Automaton::new(bytes, Arc::new(Spellings::of(tokenizer)))?))
+        self.compile_over(&Arc::new(Spellings::of(tokenizer)))
     }
 
-    /// Returns the constraint as a regular expression.
+    /// Compiles the constraint for the vocabulary of these spellings.
     ///
     /// # Errors
-    /// When a schema asks for what cannot be enforced.
-    pub fn pattern(&self) -> Result<String, ConstraintError> {
-        match self {
-            Constraint::Regex(pattern) => Ok(pattern.clone()),
-            Constraint::Choice(texts) if texts.is_empty() => Err(ConstraintError::Nothing),
+    /// As [`Constraint::compile`].
+    ///
+    /// # Blocking
+    /// As [`Constraint::compile`].
+    pub fn compile_over(&self, spellings: &Arc<Spellings>) -> Result<Arc<Automaton>, ConstraintError> {
+        let bytes = self.rules()?.automaton()?.automaton;
+        Ok(Arc::new(Automaton::new(bytes, Arc::clone(spellings))?))
+    }
+
+    /// Returns the constraint as rules.
+    ///
+    /// # Errors
+    /// When a schema asks for what cannot be enforced, or a grammar has an error.
+    pub fn rules(&self) -> Result<Rules, ConstraintError> {
+        let pattern = match self {
+            Constraint::Regex(pattern) => pattern.clone(),
+            Constraint::Choice(texts) if texts.is_empty() => return Err(ConstraintError::Nothing),
             Constraint::Choice(texts) => {
-                Ok(texts.iter().map(|text| regex_syntax::escape(text)).collect::<Vec<_>>().join("|"))
+                texts.iter().map(|text| regex_syntax::escape(text)).collect::<Vec<_>>().join("|")
             }
-            Constraint::JsonSchema(schema) => json_schema::pattern(schema),
+            Constraint::JsonSchema(schema) => return json_schema::rules(schema),
+            Constraint::Grammar(text) => return grammar::rules(text),
+            Constraint::Call(tools) => return json_schema::call_rules(tools),
+        };
+        Ok(Rules { patterns: vec![pattern] })
+    }
+
+    /// Returns about how many bytes the constraint itself takes.
+    fn bytes(&self) -> usize {
+        match self {
+            Constraint::Regex(text) | Constraint::Grammar(text) => text.len(),
+            Constraint::Choice(texts) => texts.iter().map(|text| text.len() + size_of::<String>()).sum(),
+            Constraint::JsonSchema(schema) => schema.to_string().len(),
+            Constraint::Call(tools) => {
+                tools.iter().map(|(name, schema)| name.len() + schema.to_string().len()).sum()
+            }
         }
     }
 }

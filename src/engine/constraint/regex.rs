@@ -13,6 +13,7 @@ use regex_automata::dfa::Automaton as _;
 use regex_automata::dfa::StartKind;
 use regex_automata::dfa::dense;
 use regex_automata::nfa::thompson;
+use regex_automata::util::syntax;
 
 use crate::engine::constraint::ConstraintError;
 
@@ -20,7 +21,7 @@ use crate::engine::constraint::ConstraintError;
 pub const MAX_STATES: usize = 8192;
 
 /// The most bytes that one part of the determinisation may take.
-const MAX_BYTES: usize = 64 << 20;
+pub const MAX_BYTES: usize = 64 << 20;
 
 /// Where a byte leads that no accepted text has there.
 pub const DEAD: u32 = u32::MAX;
@@ -47,22 +48,48 @@ impl ByteAutomaton {
     /// # Blocking
     /// Up to seconds for expressions near the limit.
     pub fn new(pattern: &str) -> Result<ByteAutomaton, ConstraintError> {
-        // All matches are followed, not the preferred one: whether the whole text is one is what counts.
-        let config = dense::Config::new()
-            .match_kind(MatchKind::All)
-            .start_kind(StartKind::Anchored)
-            .dfa_size_limit(Some(MAX_BYTES))
-            .determinize_size_limit(Some(MAX_BYTES));
-        let dfa = dense::Builder::new()
-            .configure(config)
-            .thompson(thompson::Config::new().nfa_size_limit(Some(MAX_BYTES)))
-            .build(pattern)
-            .map_err(|error| match error.is_size_limit_exceeded() || is_nfa_too_large(&error) {
+        ByteAutomaton::of_dfa(determinizer(MAX_BYTES).build(pattern))
+    }
+
+    /// Builds the automaton of one of several [`rules`](crate::engine::constraint::rules): calls are
+    /// bytes that no text has.
+    ///
+    /// # Errors
+    /// As [`ByteAutomaton::new`].
+    ///
+    /// # Blocking
+    /// As [`ByteAutomaton::new`].
+    pub fn with_calls(pattern: &str) -> Result<ByteAutomaton, ConstraintError> {
+        let syntax = syntax::Config::new().utf8(false);
+        ByteAutomaton::of_dfa(determinizer(MAX_BYTES).syntax(syntax).build(pattern))
+    }
+
+    /// Builds the automaton of one that is ambiguous, in no more bytes than that.
+    ///
+    /// # Errors
+    /// When it is too large or accepts nothing.
+    ///
+    /// # Blocking
+    /// Up to seconds near the limit.
+    pub fn of_nfa(nfa: &thompson::NFA, bytes: usize) -> Result<ByteAutomaton, ConstraintError> {
+        ByteAutomaton::of_dfa(determinizer(bytes).build_from_nfa(nfa))
+    }
+
+    fn of_dfa(
+        built: Result<dense::DFA<Vec<u32>>, dense::BuildError>,
+    ) -> Result<ByteAutomaton, ConstraintError> {
+        let dfa =
+            built.map_err(|error| match error.is_size_limit_exceeded() || is_nfa_too_large(&error) {
                 true => ConstraintError::TooLarge,
                 false => ConstraintError::Regex(reason(&error)),
             })?;
         let table = Table::of(&dfa)?.without_dead_ends()?;
         Ok(table.smallest())
+    }
+
+    /// Returns how many bytes it takes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.next.as_slice()) + self.is_accepting.len()
     }
 
     /// Returns the number of states.
@@ -85,6 +112,19 @@ impl ByteAutomaton {
         }
         state
     }
+}
+
+/// Returns what makes automata, in no more bytes than that for each of its parts.
+fn determinizer(bytes: usize) -> dense::Builder {
+    // All matches are followed, not the preferred one: whether the whole text is one is what counts.
+    let config = dense::Config::new()
+        .match_kind(MatchKind::All)
+        .start_kind(StartKind::Anchored)
+        .dfa_size_limit(Some(bytes))
+        .determinize_size_limit(Some(bytes));
+    let mut builder = dense::Builder::new();
+    builder.configure(config).thompson(thompson::Config::new().nfa_size_limit(Some(bytes)));
+    builder
 }
 
 /// Returns whether the determinisation did not even begin, for lack of room.

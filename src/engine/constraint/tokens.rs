@@ -126,6 +126,13 @@ impl Automaton {
         self.bytes.states()
     }
 
+    /// Returns how many bytes it takes, without the spellings that it shares.
+    pub fn bytes(&self) -> usize {
+        let lists =
+            self.reached.iter().map(|reached| size_of_val(reached.as_slice()) + size_of::<Vec<u32>>());
+        self.bytes.bytes() + self.trie.bytes() + lists.sum::<usize>() + size_of_val(self.distances.as_slice())
+    }
+
     /// Returns whether a text may end in a state.
     pub fn is_accepting(&self, state: u32) -> bool {
         self.bytes.is_accepting[state as usize]
@@ -263,6 +270,10 @@ impl Trie {
         }
         trie.close(&mut path, 0);
         trie
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(self.nodes.as_slice()) + size_of_val(self.tokens.as_slice())
     }
 
     /// Ends the nodes of a path from a depth on.

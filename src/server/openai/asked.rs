@@ -5,11 +5,11 @@ use serde_json::json;
 
 use crate::completion::Completer;
 use crate::completion::Options;
-use crate::engine::constraint::Constraint;
 use crate::engine::handle::EngineError;
 use crate::engine::sampling::Sampling;
 use crate::server::openai::error::OpenAiError;
 use crate::server::openai::fields::Fields;
+use crate::server::openai::structure;
 
 /// The most candidates of one request.
 pub const MOST_CANDIDATES: usize = 8;
@@ -46,7 +46,7 @@ impl Manner {
         {
             return Err(OpenAiError::no_model(&model, completer.name()));
         }
-        let structure = response_format(fields)?;
+        let structure = structure::response_format(fields)?;
         let mut manner = Manner {
             candidates: fields.whole("n", 1..=MOST_CANDIDATES)?.unwrap_or(1),
             is_stream: fields.flag("stream")?,
@@ -76,7 +76,7 @@ impl Manner {
         }
         neutral(fields)?;
         if let Some(structure) = structure {
-            let compiled = structure.compile(completer.engine().tokenizer());
+            let compiled = completer.engine().structure(&structure);
             manner.options.constraint = Some(compiled.map_err(EngineError::Constraint)?);
         }
         Ok(manner)
@@ -130,35 +130,6 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, OpenAiError> {
         _ => Err(fields.refuse("stop", "invalid_type", "must be a string or a list of strings")),
     };
     stops.into_iter().map(text).collect()
-}
-
-/// Returns the structure that is asked for; `None` for plain text.
-fn response_format(fields: &mut Fields) -> Result<Option<Constraint>, OpenAiError> {
-    let Some(mut format) = fields.object("response_format")? else { return Ok(None) };
-    let structure = match format.text("type")?.as_deref() {
-        Some("text") => None,
-        Some("json_object") => Some(Constraint::JsonSchema(json!({"type": "object"}))),
-        Some("json_schema") => {
-            let missing =
-                |of: &Fields, name: &str| of.refuse(name, "missing_required_parameter", "is missing");
-            let Some(mut named) = format.object("json_schema")? else {
-                return Err(missing(&format, "json_schema"));
-            };
-            // Whatever is asked for is enforced, so these change nothing.
-            named.neutral("name", Value::is_string)?;
-            named.neutral("description", Value::is_string)?;
-            named.neutral("strict", Value::is_boolean)?;
-            let Some(schema) = named.take("schema") else { return Err(missing(&named, "schema")) };
-            named.finish()?;
-            Some(Constraint::JsonSchema(schema))
-        }
-        Some(_) => {
-            return Err(format.refuse("type", "invalid_value", "must be text, json_object or json_schema"));
-        }
-        None => return Err(format.refuse("type", "missing_required_parameter", "is missing")),
-    };
-    format.finish()?;
-    Ok(structure)
 }
 
 /// Takes what OpenAI's API has and this server has not: only values that change nothing pass.

@@ -17,6 +17,8 @@ use crate::server::openai::fields::Asked;
 use crate::server::openai::fields::Fields;
 use crate::server::openai::kind::Kind;
 use crate::server::openai::loaded;
+use crate::server::openai::tools;
+use crate::server::openai::tools::Tools;
 
 /// Tokens of an answer when the request does not say.
 const DEFAULT_TOKENS: usize = 256;
@@ -24,16 +26,17 @@ const DEFAULT_TOKENS: usize = 256;
 /// Answers a conversation.
 pub(super) async fn complete(asked: Asked, model: Model) -> Answer {
     let completer = loaded(&model)?;
-    let (manner, canvas) = openai::read(asked, &completer, read).await?;
-    answer::respond(Kind::Chat, &completer, &manner, &canvas).await
+    let (manner, tools, canvas) = openai::read(asked, &completer, read).await?;
+    answer::respond(Kind::Chat(tools), &completer, &manner, &canvas).await
 }
 
-fn read(mut fields: Fields, completer: &Completer) -> Result<(Manner, Canvas), OpenAiError> {
-    let manner = Manner::take(&mut fields, completer)?;
+fn read(mut fields: Fields, completer: &Completer) -> Result<(Manner, Tools, Canvas), OpenAiError> {
+    let tools = Tools::take(&mut fields, completer)?;
+    let mut manner = Manner::take(&mut fields, completer)?;
     let most = 1..=usize::MAX >> 1;
     let old_limit = fields.whole("max_tokens", most.clone())?;
     let limit = fields.whole("max_completion_tokens", most)?;
-    let messages = messages(&mut fields)?;
+    let messages = messages(&mut fields, completer.knows_tools())?;
     fields.finish()?;
     let length = Length {
         asked: limit.or(old_limit),
@@ -41,12 +44,13 @@ fn read(mut fields: Fields, completer: &Completer) -> Result<(Manner, Canvas), O
         field: if limit.is_some() { "max_completion_tokens" } else { "max_tokens" },
         given_field: "messages",
     };
-    let prompt = completer.conversation(&messages)?;
+    let mut prompt = completer.conversation(&messages, &tools.described)?;
+    tools.enforce(completer, &mut manner, &mut prompt)?;
     let canvas = answer::lay_out(completer, &prompt, length, &manner, |tokens| vec![Part::Open(tokens)])?;
-    Ok((manner, canvas))
+    Ok((manner, tools, canvas))
 }
 
-fn messages(fields: &mut Fields) -> Result<Vec<Message>, OpenAiError> {
+fn messages(fields: &mut Fields, knows_tools: bool) -> Result<Vec<Message>, OpenAiError> {
     let list = fields.list("messages")?;
     let list = list.ok_or_else(|| fields.refuse("messages", "missing_required_parameter", "is missing"))?;
     if list.is_empty() {
@@ -54,21 +58,29 @@ fn messages(fields: &mut Fields) -> Result<Vec<Message>, OpenAiError> {
     }
     list.into_iter()
         .enumerate()
-        .map(|(i, value)| message(Fields::of(value, &format!("messages[{i}]"))?))
+        .map(|(i, value)| message(Fields::of(value, &format!("messages[{i}]"))?, knows_tools))
         .collect()
 }
 
-fn message(mut fields: Fields) -> Result<Message, OpenAiError> {
+fn message(mut fields: Fields, knows_tools: bool) -> Result<Message, OpenAiError> {
     let role = match fields.text("role")?.as_deref() {
         Some("system" | "developer") => "system",
         Some("user") => "user",
         Some("assistant") => "assistant",
+        Some("tool") if knows_tools => "tool",
         Some(role) => {
-            let must = format!("must be system, developer, user or assistant, not {role:?}");
+            let tool = if knows_tools { ", tool" } else { "" };
+            let must = format!("must be system, developer, user{tool} or assistant, not {role:?}");
             return Err(fields.refuse("role", "invalid_value", &must));
         }
         None => return Err(fields.refuse("role", "missing_required_parameter", "is missing")),
     };
+    let is_caller = role == "assistant" && knows_tools;
+    let tool_calls = if is_caller { tools::calls(&mut fields)? } else { Vec::new() };
+    let tool_call_id = if role == "tool" { fields.text("tool_call_id")? } else { None };
+    if role == "tool" && tool_call_id.is_none() {
+        return Err(fields.refuse("tool_call_id", "missing_required_parameter", "is missing"));
+    }
     let content = match fields.take("content") {
         Some(Value::String(text)) => text,
         Some(Value::Array(parts)) => {
@@ -79,6 +91,7 @@ fn message(mut fields: Fields) -> Result<Message, OpenAiError> {
         Some(_) => {
             return Err(fields.refuse("content", "invalid_type", "must be a string or a list of parts"));
         }
+        None if !tool_calls.is_empty() => String::new(),
         None => return Err(fields.refuse("content", "missing_required_parameter", "is missing")),
     };
     // What an answer of ours or of OpenAI's has beside its content, sent back as it was.
@@ -90,7 +103,7 @@ fn message(mut fields: Fields) -> Result<Message, OpenAiError> {
     fields.neutral("audio", |_| false)?;
     fields.neutral("function_call", |_| false)?;
     fields.finish()?;
-    Ok(Message { role: role.to_owned(), content })
+    Ok(Message { role: role.to_owned(), content, tool_calls, tool_call_id })
 }
 
 /// Returns the text of one part of a message.

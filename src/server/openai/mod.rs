@@ -1,7 +1,7 @@
 //! The model for other programs: OpenAI's endpoints for models, chats and completions, and infills.
 //!
 //! Everybody with a key or a session may use them. `fields` reads bodies and names what is wrong,
-//! `asked` what all requests share; `chat`, `completions` and `infill` are one endpoint each;
+//! `asked` what all requests share, `structure` and `tools` what some do; `chat`, `completions` and `infill` are one endpoint each;
 //! `answer` and `stream` write candidates to their end or as they settle, in the shape of their `kind`.
 
 mod answer;
@@ -13,6 +13,8 @@ mod fields;
 mod infill;
 mod kind;
 mod stream;
+mod structure;
+mod tools;
 
 use actix_web::HttpResponse;
 use actix_web::web;

@@ -21,6 +21,7 @@ use crate::server::openai::answer::Head;
 use crate::server::openai::answer::usage_json;
 use crate::server::openai::asked::Manner;
 use crate::server::openai::error::OpenAiError;
+use crate::server::openai::kind::CALLED;
 use crate::server::openai::kind::Kind;
 
 /// What is new of one candidate.
@@ -30,6 +31,7 @@ struct Piece {
     is_first: bool,
     text: String,
     tentative: Option<String>,
+    calls: Vec<Value>,
     end: Option<(&'static str, Usage)>,
 }
 
@@ -38,7 +40,7 @@ pub fn respond(kind: Kind, head: Head, manner: &Manner, writings: Vec<Writing>) 
     let usage_of_chunks = if manner.include_usage { Some(Value::Null) } else { None };
     let mut pieces = SelectAll::new();
     for (index, writing) in writings.into_iter().enumerate() {
-        pieces.push(follow(index, writing, manner.stream_tentative));
+        pieces.push(follow(kind.clone(), index, writing, manner.stream_tentative));
     }
     let telling = Telling { kind, head, usage_of_chunks, pieces, usages: Vec::new(), is_over: false };
     events(stream::unfold(telling, |mut telling| async move { Some((telling.next().await?, telling)) }))
@@ -62,23 +64,37 @@ pub fn event(data: &Value) -> String {
 pub const DONE: &str = "data: [DONE]\n\n";
 
 fn follow(
+    kind: Kind,
     index: usize,
     writing: Writing,
     stream_tentative: bool,
 ) -> LocalBoxStream<'static, Result<Piece, EngineError>> {
     let writing = if stream_tentative { writing } else { writing.settled_only() };
-    let state = (writing, 0, true);
-    stream::try_unfold(state, move |(mut writing, mut sent, is_first)| async move {
+    let state = (kind, writing, 0, true);
+    stream::try_unfold(state, move |(kind, mut writing, mut sent, is_first)| async move {
         loop {
             let Some(update) = writing.next().await? else { return Ok(None) };
             let Some(written) = update.written.first() else { return Ok(None) };
             let mut piece = Piece { index, is_first, ..Piece::default() };
-            piece.text = written.text[sent..].to_owned();
-            sent = written.text.len();
-            piece.tentative = stream_tentative.then(|| written.tentative.clone());
-            piece.end = update.is_done.then(|| (written.finish_reason(), update.usage));
+            let certain = kind.certain(&written.text);
+            if update.is_done {
+                let (text, calls) = kind.read(&written.text);
+                let reason = if calls.is_empty() { written.finish_reason() } else { CALLED };
+                piece.text = text[sent..].to_owned();
+                piece.calls = calls;
+                piece.end = Some((reason, update.usage));
+            } else {
+                piece.text = written.text[sent..certain].to_owned();
+                sent = certain;
+            }
+            if stream_tentative {
+                // What may be a call is not shown as text.
+                let shown = format!("{}{}", written.text, written.tentative);
+                let end = kind.certain(&shown).max(certain);
+                piece.tentative = Some(shown[certain..end].to_owned());
+            }
             if !piece.text.is_empty() || piece.tentative.is_some() || piece.end.is_some() {
-                return Ok(Some((piece, (writing, sent, false))));
+                return Ok(Some((piece, (kind, writing, sent, false))));
             }
         }
     })
@@ -125,6 +141,9 @@ impl Telling {
         if piece.is_first || !piece.text.is_empty() || piece.tentative.is_some() {
             events += &self.chunk(&piece, None);
         }
+        if !piece.calls.is_empty() {
+            events += &self.event(self.kind.chunk_calls(piece.index, &piece.calls));
+        }
         if let Some((reason, usage)) = piece.end {
             self.usages.push(usage);
             let last = Piece { index: piece.index, ..Piece::default() };
@@ -138,6 +157,10 @@ impl Telling {
         if let Some(tentative) = &piece.tentative {
             choice["diffusion"] = json!({"tentative_text": tentative});
         }
+        self.event(choice)
+    }
+
+    fn event(&self, choice: Value) -> String {
         let mut chunk = self.head.json(self.kind.chunk_object(), json!([choice]));
         if let Some(usage) = &self.usage_of_chunks {
             chunk["usage"] = usage.clone();
