@@ -130,6 +130,7 @@ impl Finished {
             "model": completer.name(),
             "prompt_tokens": usage.prompt_tokens, "cached_tokens": usage.cached_tokens,
             "generated_tokens": usage.completion_tokens, "steps": usage.steps,
+            "predicted_steps": usage.predicted_steps, "saved_steps": usage.saved_steps,
             "tokens_per_step": usage.tokens_per_step(),
             "tokens_per_s": usage.completion_tokens as f64 / self.took.as_secs_f64(),
         })

@@ -21,12 +21,15 @@ use crate::completion::canvas::Part;
 use crate::completion::chat::ChatForm;
 use crate::completion::chat::Prompt;
 use crate::completion::writing::Writing;
+use crate::engine::config::EditTokens;
 use crate::engine::constraint::tokens::Automaton;
 use crate::engine::handle::Engine;
 use crate::engine::handle::EngineError;
 use crate::engine::handle::GenerateRequest;
+use crate::engine::levenshtein::Levenshtein;
 use crate::engine::sampler::Rule;
 use crate::engine::sampling::Sampling;
+use crate::engine::scheduler::Claim;
 use crate::engine::sequence::Form;
 use crate::engine::sequence::Generate;
 use crate::engine::template::Message;
@@ -36,6 +39,8 @@ use crate::prompt::Control;
 
 /// How sure a token must be to settle early when a request does not say.
 const THRESHOLD: f32 = 0.9;
+/// The threshold that a deadline leaves at least when a request does not say.
+const LEAST_THRESHOLD: f32 = 0.5;
 /// Passes after nothing is masked that may still replace tokens when a request does not say.
 const EDIT_STEPS: usize = 16;
 /// Names under which published vocabularies end a turn; texts end there too.
@@ -75,6 +80,10 @@ pub struct Options {
     pub threshold: Option<f32>,
     /// The least confidence that replaces a settled token of the block; never replaced when `None`.
     pub edit_threshold: Option<f32>,
+    /// How far the threshold is lowered at most when the deadline of the claim would be missed.
+    pub min_threshold: Option<f32>,
+    /// For whom the text is written, and until when it must have begun.
+    pub claim: Claim,
     /// How tokens are drawn; the likeliest when `None`.
     pub sampling: Option<Sampling>,
     /// Texts that end the text before them.
@@ -84,15 +93,29 @@ pub struct Options {
 }
 
 impl Options {
-    fn rule(&self, block: usize) -> Rule {
+    /// Returns the rule for blocks of this length, with the instructions that the model has.
+    fn rule(&self, block: usize, instructions: Option<EditTokens>) -> Rule {
         let threshold = self.threshold.unwrap_or(THRESHOLD);
-        match self.edit_threshold {
-            Some(editing_threshold) => {
-                let max_post_steps = self.max_steps.unwrap_or(EDIT_STEPS);
-                Rule::ThresholdEdit { threshold, editing_threshold, max_post_steps }
-            }
-            None => Rule::Threshold { threshold, steps: self.max_steps.unwrap_or(block) },
+        let Some(editing_threshold) = self.edit_threshold else {
+            return Rule::Threshold { threshold, steps: self.max_steps.unwrap_or(block) };
+        };
+        let max_post_steps = self.max_steps.unwrap_or(EDIT_STEPS);
+        match instructions {
+            Some(EditTokens { delete, insert }) => Rule::Levenshtein(Levenshtein {
+                threshold,
+                editing_threshold,
+                steps: block,
+                max_post_steps,
+                delete,
+                insert,
+            }),
+            None => Rule::ThresholdEdit { threshold, editing_threshold, max_post_steps },
         }
+    }
+
+    /// Returns how far the threshold may be lowered: only for a deadline.
+    fn least_threshold(&self) -> Option<f32> {
+        self.claim.deadline.map(|_| self.min_threshold.unwrap_or(LEAST_THRESHOLD))
     }
 }
 
@@ -230,12 +253,14 @@ impl Completer {
         let place = Arc::clone(&shared.places).try_acquire_owned();
         let place = place.map_err(|_| CompletionError::Busy(shared.most))?;
         let generate = Generate {
-            rule: options.rule(canvas.form.block),
+            rule: options.rule(canvas.form.block, shared.engine.model().edits),
             banned: shared.banned.clone(),
             banned_at: Vec::new(),
             stops_at_end: canvas.is_open_ended(),
+            stops_in_block: canvas.is_open_ended(),
             sampling: options.sampling,
             min_passes: options.min_steps,
+            least_threshold: options.least_threshold(),
         };
         let request = GenerateRequest {
             prompt: canvas.prompt.clone(),
@@ -243,6 +268,7 @@ impl Completer {
             block_length: Some(canvas.form.block),
             generate,
             constraint: options.constraint.clone(),
+            claim: options.claim,
         };
         let generation = shared.engine.generate(request)?;
         Ok(Writing::new(self.clone(), generation, canvas, options.stop.clone(), place))

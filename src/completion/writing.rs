@@ -22,6 +22,10 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Denoising passes.
     pub steps: u32,
+    /// How many were predicted, after the first pass of each block.
+    pub predicted_steps: u32,
+    /// How many fewer they are than one for each token of the blocks that began.
+    pub saved_steps: u32,
 }
 
 impl Usage {
@@ -33,6 +37,8 @@ impl Usage {
             cached_tokens: usages.iter().map(|usage| usage.cached_tokens).min().unwrap_or(0),
             completion_tokens: usages.iter().map(|usage| usage.completion_tokens).sum(),
             steps: usages.iter().map(|usage| usage.steps).sum(),
+            predicted_steps: usages.iter().map(|usage| usage.predicted_steps).sum(),
+            saved_steps: usages.iter().map(|usage| usage.saved_steps).sum(),
         }
     }
 
@@ -126,6 +132,8 @@ impl Writing {
             cached_tokens: snapshot.reused.min(self.canvas.given),
             completion_tokens: written.iter().map(|written| written.tokens).sum(),
             steps: snapshot.steps,
+            predicted_steps: snapshot.predicted_steps,
+            saved_steps: snapshot.fixed_steps.saturating_sub(snapshot.steps),
         };
         Ok(Some(Update { written, usage, is_done }))
     }

@@ -135,6 +135,9 @@ pub fn usage_json(usage: &Usage) -> Value {
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "diffusion": {"steps": usage.steps, "tokens_per_step": usage.tokens_per_step()},
+        "diffusion": {
+            "steps": usage.steps, "predicted_steps": usage.predicted_steps, "saved_steps": usage.saved_steps,
+            "tokens_per_step": usage.tokens_per_step(),
+        },
     })
 }

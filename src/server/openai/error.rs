@@ -117,6 +117,13 @@ impl From<EngineError> for OpenAiError {
             EngineError::TooLong { .. } => {
                 OpenAiError::invalid("max_tokens", "context_length_exceeded", error.to_string())
             }
+            EngineError::Late(_) => OpenAiError {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                kind: "server_error",
+                code: Some("deadline_exceeded"),
+                param: Some("diffusion.deadline_ms".to_owned()),
+                message: error.to_string(),
+            },
             EngineError::Constraint(error) => {
                 OpenAiError::invalid("response_format", "invalid_value", error.to_string())
             }
