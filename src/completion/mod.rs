@@ -2,11 +2,14 @@
 //! the engine's canvas and back.
 //!
 //! In reading order: [`chat`] (a conversation to token ids), [`canvas`] (what stands, what the model
-//! writes, and how that reads), [`writing`] (a text on its way). It knows nothing of calls; drafts of
+//! writes, and how that reads), [`placing`] (what must stand in what it writes), [`forbid`] (what may
+//! not), [`writing`] (a text on its way). It knows nothing of calls; drafts of
 //! the assistant are made in `assist`.
 
 pub mod canvas;
 pub mod chat;
+pub mod forbid;
+pub mod placing;
 pub mod writing;
 
 use std::sync::Arc;
@@ -18,14 +21,17 @@ use tokio::sync::Semaphore;
 
 use crate::completion::canvas::Canvas;
 use crate::completion::canvas::Part;
+use crate::completion::canvas::Reading;
 use crate::completion::chat::ChatForm;
 use crate::completion::chat::Prompt;
+use crate::completion::forbid::Forbid;
 use crate::completion::writing::Writing;
 use crate::engine::config::EditTokens;
 use crate::engine::constraint::tokens::Automaton;
 use crate::engine::handle::Engine;
 use crate::engine::handle::EngineError;
 use crate::engine::handle::GenerateRequest;
+use crate::engine::handle::Generation;
 use crate::engine::levenshtein::Levenshtein;
 use crate::engine::sampler::Rule;
 use crate::engine::sampling::Sampling;
@@ -64,6 +70,25 @@ pub enum CompletionError {
     /// As many texts as may be are being written; nothing was queued.
     #[error("the model is overloaded: {0} texts are being written")]
     Busy(usize),
+    /// A text that must stand in what is written takes more tokens than any hole has.
+    #[error("no open part has room for {text:?}, which takes {needed} tokens")]
+    NoRoom {
+        /// The text.
+        text: String,
+        /// The tokens it takes.
+        needed: usize,
+    },
+    /// A text that must stand there holds one that may not.
+    #[error("{included:?} must be included and holds {forbidden:?}, which is forbidden")]
+    Contradiction {
+        /// What must stand there.
+        included: String,
+        /// What may not.
+        forbidden: String,
+    },
+    /// Whatever was written held it.
+    #[error("no wording without {0:?} was found")]
+    Forbidden(String),
 }
 
 /// How a text is written. The default is greedy.
@@ -90,6 +115,8 @@ pub struct Options {
     pub stop: Vec<String>,
     /// What the text must be.
     pub constraint: Option<Arc<Automaton>>,
+    /// What may not stand in what is written: [`Completer::forbid`].
+    pub forbid: Arc<Forbid>,
 }
 
 impl Options {
@@ -111,6 +138,15 @@ impl Options {
             }),
             None => Rule::ThresholdEdit { threshold, editing_threshold, max_post_steps },
         }
+    }
+
+    /// Returns how candidate `index` is written: each draws other numbers.
+    pub fn drawn(&self, index: u64) -> Options {
+        let mut options = self.clone();
+        if let Some(sampling) = &mut options.sampling {
+            sampling.seed = sampling.seed.wrapping_add(index);
+        }
+        options
     }
 
     /// Returns how far the threshold may be lowered: only for a deadline.
@@ -252,10 +288,22 @@ impl Completer {
         let shared = &self.shared;
         let place = Arc::clone(&shared.places).try_acquire_owned();
         let place = place.map_err(|_| CompletionError::Busy(shared.most))?;
+        let generation = self.generate(&canvas, options, Vec::new())?;
+        Ok(Writing::new(self.clone(), generation, canvas, options.clone(), place))
+    }
+
+    /// Asks the engine for what is open in a canvas, without some tokens at some positions.
+    fn generate(
+        &self,
+        canvas: &Canvas,
+        options: &Options,
+        banned_at: Vec<(usize, u32)>,
+    ) -> Result<Generation, CompletionError> {
+        let shared = &self.shared;
         let generate = Generate {
             rule: options.rule(canvas.form.block, shared.engine.model().edits),
-            banned: shared.banned.clone(),
-            banned_at: Vec::new(),
+            banned: [shared.banned.as_slice(), &options.forbid.tokens].concat(),
+            banned_at,
             stops_at_end: canvas.is_open_ended(),
             stops_in_block: canvas.is_open_ended(),
             sampling: options.sampling,
@@ -270,7 +318,12 @@ impl Completer {
             constraint: options.constraint.clone(),
             claim: options.claim,
         };
-        let generation = shared.engine.generate(request)?;
-        Ok(Writing::new(self.clone(), generation, canvas, options.stop.clone(), place))
+        Ok(shared.engine.generate(request)?)
+    }
+
+    /// Returns what is needed to read what the engine wrote.
+    fn reading<'a>(&'a self, stop: &'a [String]) -> Reading<'a> {
+        let Shared { engine, ends, .. } = &*self.shared;
+        Reading { tokenizer: engine.tokenizer(), mask: engine.model().mask_token_id, ends, stop }
     }
 }

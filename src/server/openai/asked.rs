@@ -93,15 +93,6 @@ impl Manner {
         }
         Ok(manner)
     }
-
-    /// Returns how candidate `index` is written: each draws other numbers.
-    pub fn options_of(&self, index: usize) -> Options {
-        let mut options = self.options.clone();
-        if let Some(sampling) = &mut options.sampling {
-            sampling.seed = sampling.seed.wrapping_add(index as u64);
-        }
-        options
-    }
 }
 
 /// Greedy without a temperature: unlike elsewhere, chance must be asked for.

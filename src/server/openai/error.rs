@@ -102,6 +102,15 @@ impl From<CompletionError> for OpenAiError {
         match error {
             CompletionError::Engine(error) => error.into(),
             CompletionError::Busy(_) => overloaded(error.to_string()),
+            CompletionError::NoRoom { .. } => {
+                OpenAiError::invalid("must_include", "invalid_value", format!("must_include: {error}"))
+            }
+            CompletionError::Contradiction { .. } => {
+                OpenAiError::invalid("forbid", "invalid_value", format!("forbid: {error}"))
+            }
+            CompletionError::Forbidden(_) => {
+                OpenAiError::invalid("forbid", "no_wording_found", format!("forbid: {error}"))
+            }
             CompletionError::NoTemplate | CompletionError::Template(TemplateError::Refused(_)) => {
                 OpenAiError::invalid("messages", "invalid_value", error.to_string())
             }
