@@ -310,16 +310,16 @@ impl Sequence {
             return Change::default();
         };
         let (stops_in_block, min_passes) = (generate.stops_in_block, generate.min_passes);
-        let confidences = self.confidences_of_masks(candidates);
-        let rule = self.rule_now(generate, &confidences);
-        let masked = confidences.len();
+        let glance = self.glance(candidates);
+        let rule = self.rule_now(generate, &glance);
+        let masked = glance.confidences.len();
         // A block that must take more passes leaves something for each of them.
         let most = masked.div_ceil(min_passes.saturating_sub(self.pass).max(1));
         let (change, is_done) = match rule {
             Rule::Levenshtein(rule) => self.edit(&rule, most, candidates),
             rule => self.settle(rule, most, candidates),
         };
-        self.note(&rule, min_passes, &confidences, change.unmasked);
+        self.note(&rule, min_passes, &glance, change.unmasked);
         self.pass += 1;
         self.steps += 1;
         self.unmasked += change.unmasked as u32;

@@ -18,10 +18,11 @@ use crate::engine::config::parse;
 pub const FILE: &str = "step_predictor.json";
 
 /// The features, in their order.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "one",
     "masked",
     "left",
+    "before_end",
     "doubt",
     "strictness",
     "above_90",
@@ -34,14 +35,23 @@ const NAMES: [&str; 11] = [
 /// Keeps coefficients of features that say the same from growing.
 const RIDGE: f64 = 1e-3;
 
+/// What the model says of the masked positions of a block.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Glance {
+    /// How sure it is of each, the highest first.
+    pub confidences: Vec<f32>,
+    /// How many come before the place where it would end the text; all where it would not.
+    pub before_end: usize,
+}
+
 /// What is counted of the first pass of a block; all but the first two are of what it leaves masked.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Features([f64; NAMES.len()]);
 
 impl Features {
-    /// Counts the confidences of a pass, the highest first, of which the first `settled` settle under
-    /// `threshold`.
-    pub fn of(confidences: &[f32], settled: usize, threshold: f32) -> Features {
+    /// Counts what a pass says, of which the first `settled` settle under `threshold`.
+    pub fn of(glance: &Glance, settled: usize, threshold: f32) -> Features {
+        let Glance { confidences, before_end } = glance;
         let left = &confidences[settled.min(confidences.len())..];
         let above = |bound: f32| left.iter().filter(|c| **c > bound).count() as f64;
         let sum: f64 = left.iter().map(|c| f64::from(*c)).sum();
@@ -50,6 +60,7 @@ impl Features {
             1.0,
             confidences.len() as f64,
             count,
+            (*before_end as f64).min(count),
             count - sum,
             f64::from(threshold) * count,
             above(0.9),
@@ -187,14 +198,18 @@ impl StepPredictor {
 mod tests {
     use super::*;
 
+    fn glance(confidences: &[f32], before_end: usize) -> Glance {
+        Glance { confidences: confidences.to_vec(), before_end }
+    }
+
     #[test]
     fn features_are_of_what_the_pass_leaves_masked() {
-        let features = Features::of(&[0.99, 0.95, 0.75, 0.5, 0.25], 2, 0.9);
-        let expected = [1.0, 5.0, 3.0, 1.5, 2.7, 0.0, 1.0, 1.0, 2.0, 0.5, 0.25];
+        let features = Features::of(&glance(&[0.99, 0.95, 0.75, 0.5, 0.25], 1), 2, 0.9);
+        let expected = [1.0, 5.0, 3.0, 1.0, 1.5, 2.7, 0.0, 1.0, 1.0, 2.0, 0.5, 0.25];
         for (found, expected) in features.0.iter().zip(expected) {
             assert!((found - expected).abs() < 1e-6, "{features:?}");
         }
-        assert_eq!(Features::of(&[0.99, 0.95], 2, 0.9).left(), 0);
+        assert_eq!(Features::of(&glance(&[0.99, 0.95], 2), 2, 0.9).left(), 0);
     }
 
     #[test]
@@ -206,7 +221,7 @@ mod tests {
             confidences.sort_by(|a, b| b.total_cmp(a));
             let settled = confidences.iter().filter(|c| **c > 0.8).count();
             let doubtful = confidences[settled..].iter().filter(|c| **c <= 0.5).count() as u32;
-            (Features::of(&confidences, settled, 0.8), 2 + doubtful)
+            (Features::of(&glance(&confidences, 16), settled, 0.8), 2 + doubtful)
         };
         let blocks: Vec<(Features, u32)> = (0..200).map(block).collect();
         let fitted = StepPredictor::fit(&blocks).expect("there are enough");
@@ -236,9 +251,9 @@ mod tests {
     #[test]
     fn a_block_that_settles_at_once_takes_one_pass_and_none_takes_more_than_a_pass_a_token() {
         let predictor = StepPredictor { coefficients: [100.0; NAMES.len()] };
-        assert_eq!(predictor.passes(&Features::of(&[0.9, 0.9], 2, 0.5)), 1.0);
-        assert_eq!(predictor.passes(&Features::of(&[0.9, 0.1], 1, 0.5)), 2.0);
+        assert_eq!(predictor.passes(&Features::of(&glance(&[0.9, 0.9], 2), 2, 0.5)), 1.0);
+        assert_eq!(predictor.passes(&Features::of(&glance(&[0.9, 0.1], 2), 1, 0.5)), 2.0);
         let predictor = StepPredictor { coefficients: [-1.0; NAMES.len()] };
-        assert_eq!(predictor.passes(&Features::of(&[0.9, 0.1, 0.1], 1, 0.5)), 2.0);
+        assert_eq!(predictor.passes(&Features::of(&glance(&[0.9, 0.1, 0.1], 3), 1, 0.5)), 2.0);
     }
 }

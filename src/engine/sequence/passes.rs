@@ -3,8 +3,10 @@
 use crate::engine::sampler::Candidate;
 use crate::engine::sampler::Rule;
 use crate::engine::sequence::Generate;
+use crate::engine::sequence::Purpose;
 use crate::engine::sequence::Sequence;
 use crate::engine::steps::Features;
+use crate::engine::steps::Glance;
 
 /// The threshold that stands for a rule that has none, when passes are predicted.
 const USUAL_THRESHOLD: f32 = 0.9;
@@ -45,17 +47,22 @@ impl Sequence {
         now + later as u32
     }
 
-    /// Returns the confidences of the masked positions of the current block, the highest first.
-    pub(super) fn confidences_of_masks(&self, candidates: &[Candidate]) -> Vec<f32> {
+    /// Returns what the model says of the masked positions of the current block.
+    pub(super) fn glance(&self, candidates: &[Candidate]) -> Glance {
         let is_masked = |c: &&Candidate| self.tokens[self.current + c.at] == self.form.mask;
-        let mut confidences: Vec<f32> = candidates.iter().filter(is_masked).map(|c| c.confidence).collect();
+        let ends = matches!(&self.purpose, Purpose::Generate(generate) if generate.stops_at_end);
+        let end = candidates.iter().find(|c| ends && c.token == self.form.end_of_text);
+        let end = end.map_or(usize::MAX, |c| c.at);
+        let masked: Vec<&Candidate> = candidates.iter().filter(is_masked).collect();
+        let mut confidences: Vec<f32> = masked.iter().map(|c| c.confidence).collect();
         confidences.sort_by(|a, b| b.total_cmp(a));
-        confidences
+        Glance { confidences, before_end: masked.iter().filter(|c| c.at < end).count() }
     }
 
     /// Returns the rule of this pass: its threshold is lower when the deadline would be missed, by as
     /// much as meets it and no more than is allowed.
-    pub(super) fn rule_now(&self, generate: &Generate, confidences: &[f32]) -> Rule {
+    pub(super) fn rule_now(&self, generate: &Generate, glance: &Glance) -> Rule {
+        let confidences = &glance.confidences;
         let rule = generate.rule;
         let (Some(threshold), Some(least), Some(left)) =
             (rule.threshold(), generate.least_threshold, self.passes_left)
@@ -71,19 +78,24 @@ impl Sequence {
         let lowered = |part: usize| threshold - (threshold - least) * part as f32 / LOWERINGS as f32;
         let meets = |threshold: &f32| {
             let settled = confidences.iter().filter(|c| **c > *threshold).count().max(1);
-            let features = Features::of(confidences, settled, *threshold);
+            let features = Features::of(glance, settled, *threshold);
             self.predict(&rule, generate.min_passes, &features) * scale <= left as f64
         };
         rule.with_threshold((0..=LOWERINGS).map(lowered).find(meets).unwrap_or(least))
     }
 
     /// Takes note of a pass in which `settled` of the masked positions took a token.
-    pub(super) fn note(&mut self, rule: &Rule, min_passes: usize, confidences: &[f32], settled: usize) {
+    pub(super) fn note(&mut self, rule: &Rule, min_passes: usize, glance: &Glance, settled: usize) {
         if self.pass == 0 {
             let threshold = rule.threshold().unwrap_or(USUAL_THRESHOLD);
-            let features = Features::of(confidences, settled, threshold);
+            let features = Features::of(glance, settled, threshold);
             let predicted = self.predict(rule, min_passes, &features);
-            self.history.push(Passes { features, masked: confidences.len() as u32, predicted, taken: 0 });
+            self.history.push(Passes {
+                features,
+                masked: glance.confidences.len() as u32,
+                predicted,
+                taken: 0,
+            });
         }
         if let Some(block) = self.history.last_mut() {
             block.taken += 1;
