@@ -25,7 +25,7 @@ use chatdlm::server::knowledge;
 use chatdlm::store::Store;
 use chatdlm::store::identity::Role;
 use chatdlm::store::imports::ImportState;
-use chatdlm::store::knowledge::ArticleChanges;
+use chatdlm::store::versions::ArticleChanges;
 use chrono::Duration;
 use serde_json::Value;
 use serde_json::json;

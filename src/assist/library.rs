@@ -34,9 +34,9 @@ use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::imports::ImportFile;
 use crate::store::imports::ImportState;
-use crate::store::knowledge::ArticleChanges;
 use crate::store::knowledge::StoredArticle;
-use crate::store::knowledge::Version;
+use crate::store::versions::ArticleChanges;
+use crate::store::versions::Version;
 
 /// How many imports may wait. More are refused, so that uploads cannot fill the disk.
 const QUEUE_LENGTH: usize = 32;

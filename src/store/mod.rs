@@ -13,6 +13,7 @@ pub mod secret;
 pub mod sessions;
 pub mod terms;
 pub mod users;
+pub mod versions;
 mod writer;
 
 pub use writer::Append;

@@ -4,6 +4,9 @@
 //! one in under running calls. Terms are looked for in text that is already redacted; a term whose
 //! action says so is replaced by its category as well.
 
+mod folded;
+mod replace;
+
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::RwLock;
@@ -15,11 +18,13 @@ use regex::RegexSetBuilder;
 use serde::Deserialize;
 use serde::Serialize;
 
-use super::redact::Category;
-use super::redact::Redacted;
-use super::redact::Span;
 use crate::event::Severity;
 use crate::event::TermAction;
+use crate::monitor::redact::Category;
+use crate::monitor::redact::Redacted;
+use crate::monitor::sensitive::folded::Folded;
+use crate::monitor::sensitive::replace::placeholder;
+use crate::monitor::sensitive::replace::replace;
 
 /// The most terms in all lists together.
 pub const MAX_TERMS: usize = 20_000;
@@ -285,10 +290,6 @@ impl TermLists {
 }
 
 /// Returns what stands in a text instead of a term.
-fn placeholder(category: &str) -> String {
-    format!("[{}]", category.replace('_', " "))
-}
-
 fn check_sizes(lists: &[TermList]) -> Result<(), TermError> {
     let terms = lists.iter().map(|list| list.terms.len()).sum();
     let is_regex = |list: &&TermList| list.term_match == TermMatch::Regex;
@@ -328,109 +329,6 @@ fn compile_regex(list: &TermList, term: &str) -> Result<regex::Regex, TermError>
     Ok(regex)
 }
 
-/// Replaces the terms whose action says so; where two overlap, both go into one placeholder.
-fn replace(redacted: Redacted, found: &mut [FoundTerm]) -> (Redacted, Vec<FoundTerm>) {
-    let characters: Vec<char> = redacted.text.chars().collect();
-    let mut holes: Vec<(usize, usize, String)> = Vec::new();
-    for term in found.iter().filter(|term| term.action != TermAction::Alert) {
-        match holes.last_mut() {
-            Some((_, end, _)) if term.start < *end => *end = (*end).max(term.end),
-            _ => holes.push((term.start, term.end, placeholder(&term.category))),
-        }
-    }
-    let mut text = String::with_capacity(redacted.text.len());
-    let mut from = 0;
-    for (start, end, placeholder) in &holes {
-        text.extend(&characters[from..*start]);
-        text.push_str(placeholder);
-        from = *end;
-    }
-    text.extend(&characters[from..]);
-    for term in found.iter_mut() {
-        let hole = holes.iter().find(|(start, end, _)| term.start < *end && *start < term.end);
-        (term.start, term.end) = (moved(&holes, term.start, true), moved(&holes, term.end, false));
-        if let Some((_, _, placeholder)) = hole {
-            // What was removed must not come back as the name of the term.
-            term.term = placeholder.clone();
-        }
-    }
-    let spans = (redacted.spans.into_iter())
-        .map(|span| Span {
-            start: moved(&holes, span.start, true),
-            end: moved(&holes, span.end, false),
-            ..span
-        })
-        .collect();
-    (Redacted { text, spans }, found.to_vec())
-}
-
-/// Returns where a place in the old text is in the new one; inside a hole, its start or its end.
-fn moved(holes: &[(usize, usize, String)], place: usize, is_start: bool) -> usize {
-    let mut moved = place;
-    for (start, end, placeholder) in holes {
-        let length = placeholder.chars().count();
-        if place >= *end {
-            moved = moved + length - (end - start);
-        } else if place > *start {
-            moved = moved - (place - start) + if is_start { 0 } else { length };
-        }
-    }
-    moved
-}
-
-/// A text in lower case, with single spaces and straight apostrophes, and the way back.
-struct Folded {
-    text: String,
-    /// For each byte of `text` the character of the original it comes from; one more for the end.
-    origins: Vec<usize>,
-}
-
-impl Folded {
-    fn new(original: &str) -> Folded {
-        let mut text = String::with_capacity(original.len());
-        let mut origins = Vec::with_capacity(original.len() + 1);
-        let mut count = 0;
-        for (at, character) in original.chars().enumerate() {
-            count = at + 1;
-            if character.is_whitespace() {
-                if !text.ends_with(' ') {
-                    text.push(' ');
-                }
-            } else if character == '’' {
-                text.push('\'');
-            } else {
-                text.extend(character.to_lowercase());
-            }
-            origins.resize(text.len(), at);
-        }
-        origins.push(count);
-        Folded { text, origins }
-    }
-
-    fn is_word_start(&self, at: usize) -> bool {
-        let is_inside = |c: char| c.is_alphanumeric();
-        let first = self.text[at..].chars().next();
-        !first.is_some_and(is_inside) || !self.text[..at].chars().next_back().is_some_and(is_inside)
-    }
-
-    fn is_word_end(&self, at: usize) -> bool {
-        let is_inside = |c: char| c.is_alphanumeric();
-        let last = self.text[..at].chars().next_back();
-        !last.is_some_and(is_inside) || !self.text[at..].chars().next().is_some_and(is_inside)
-    }
-
-    /// Returns the end of the word that byte `at` stands in.
-    fn word_end(&self, at: usize) -> usize {
-        let rest = &self.text[at..];
-        at + rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len())
-    }
-
-    /// Returns the characters of the original that the bytes come from.
-    fn characters(&self, start: usize, end: usize) -> (usize, usize) {
-        (self.origins[start], self.origins[end - 1] + 1)
-    }
-}
-
 /// Term lists that running calls share; a new list is used from the next segment on.
 #[derive(Debug, Clone)]
 pub struct SharedTermLists {
@@ -459,6 +357,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::monitor::redact::Span;
 
     fn list(category: &str, terms: &[&str], term_match: TermMatch, action: TermAction) -> TermList {
         let terms = terms.iter().map(|&term| term.to_owned()).collect();
@@ -527,7 +426,7 @@ mod tests {
 
     #[test]
     fn the_seed_lists_compile_and_find_what_they_are_for() {
-        let lists = TermLists::from_json(include_str!("../../knowledge/terms.json")).unwrap();
+        let lists = TermLists::from_json(include_str!("../../../knowledge/terms.json")).unwrap();
         let categories =
             |text: &str| -> Vec<String> { lists.find(text).into_iter().map(|term| term.category).collect() };
         assert_eq!(categories("I'll see you in court, and my solicitor agrees"), ["legal", "legal"]);
