@@ -128,8 +128,8 @@ impl Editing {
         }
         let mut places = self.edited(rule, &block, candidates, &taken);
         let is_new = |places: &[Place], seen: &[Vec<u32>]| !seen.iter().any(|state| is_state(places, state));
-        let is_same = is_state(&places, block.tokens);
-        if !is_last && !(is_same && !block.tokens.contains(&mask)) {
+        let is_over = is_state(&places, block.tokens) && !block.tokens.contains(&mask);
+        if !is_last && !is_over {
             // The least sure changes give way first, to the next likeliest token of text.
             let mut order: Vec<usize> = (0..taken.len()).collect();
             order.sort_by(|a, b| taken[*a].1.confidence.total_cmp(&taken[*b].1.confidence));
