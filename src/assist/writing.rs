@@ -26,7 +26,6 @@ use crate::engine::sequence::Generate;
 use crate::engine::tokenizer::MASK_CHAR;
 use crate::engine::tokenizer::TokenizerError;
 use crate::event::DraftState;
-use crate::event::Speaker;
 use crate::prompt;
 use crate::prompt::Control;
 
@@ -104,9 +103,8 @@ impl Writer {
 
     /// Starts a whole draft.
     pub fn draft(self: &Arc<Self>, request: &DraftRequest) -> Result<Writing, DraftError> {
-        let question = self.question(request);
         let quotes = match self.drafting {
-            Drafting::Quote => quote::quotes(&request.cards, &question),
+            Drafting::Quote => quote::quotes(&request.cards, &request.turns, request.instruction.as_deref()),
             Drafting::Free => Vec::new(),
         };
         let open = |tokens| Part::Open { tokens, is_spaced: true };
@@ -141,12 +139,6 @@ impl Writer {
         let mut ids = Vec::new();
         let encoded = self.engine.tokenizer().encode(&format!(" {word}"), &mut ids);
         self.drafting == Drafting::Free || encoded.is_ok() && ids.len() == 1
-    }
-
-    /// Returns the customer's latest words with the agent's wish.
-    fn question(&self, request: &DraftRequest) -> String {
-        let said = request.turns.iter().rev().filter(|t| t.speaker == Speaker::Customer).take(2);
-        said.map(|t| t.text.as_str()).chain(request.instruction.as_deref()).collect::<Vec<_>>().join(" ")
     }
 }
 

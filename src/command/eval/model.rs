@@ -5,6 +5,7 @@
 //! facts that stand in the draft and ROUGE-L with the real answer, beside copying the best passage.
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -33,6 +34,8 @@ use crate::event::Emotion;
 use crate::event::Speaker;
 use crate::knowledge::Knowledge;
 use crate::knowledge::Question;
+use crate::knowledge::term::Term;
+use crate::knowledge::term::terms;
 use crate::monitor::emotion::EmotionReader;
 use crate::prompt;
 use crate::prompt::Control;
@@ -241,14 +244,14 @@ fn words(text: &str) -> Vec<String> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_lowercase).collect()
 }
 
-/// Returns the share of the gold facts' words that stand in the draft, averaged over the facts.
+/// Returns the share of the gold facts' terms that stand in the draft, averaged over the facts;
+/// numbers are compared as values, however they are said.
 fn facts_share(draft: &str, facts: &[String]) -> f64 {
-    let said = words(draft);
-    let share = |fact: &String| {
-        let fact = words(fact);
-        fact.iter().filter(|w| said.contains(w)).count() as f64 / fact.len().max(1) as f64
-    };
-    facts.iter().map(share).sum::<f64>() / facts.len().max(1) as f64
+    let said: HashSet<String> = terms(draft).into_iter().map(|term| term.text).collect();
+    let facts: Vec<Vec<Term>> =
+        facts.iter().map(|fact| terms(fact)).filter(|fact| !fact.is_empty()).collect();
+    let kept = |fact: &Vec<Term>| fact.iter().filter(|term| said.contains(&term.text)).count() as f64;
+    facts.iter().map(|fact| kept(fact) / fact.len() as f64).sum::<f64>() / facts.len().max(1) as f64
 }
 
 /// Returns ROUGE-L: the F-measure of the longest common subsequence of words (Lin 2004).
