@@ -2,8 +2,13 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
 
 use chatdlm::engine::config::ModelConfig;
+use chatdlm::engine::constraint::Constraint;
+use chatdlm::engine::constraint::ConstraintError;
 use chatdlm::engine::handle::Engine;
 use chatdlm::engine::handle::EngineConfig;
 use chatdlm::engine::handle::EngineError;
@@ -17,6 +22,8 @@ use chatdlm::engine::model::transformer::Model;
 use chatdlm::engine::model::transformer::Sight;
 use chatdlm::engine::runner::Runner;
 use chatdlm::engine::sampler::Rule;
+use chatdlm::engine::sampling::Sampling;
+use chatdlm::engine::scheduler::Claim;
 use chatdlm::engine::sequence::Form;
 use chatdlm::engine::sequence::Generate;
 use chatdlm::engine::sequence::Sequence;
@@ -27,6 +34,7 @@ use chatdlm::engine::train::optimizer::Schedule;
 use chatdlm::engine::train::trainer;
 use chatdlm::engine::train::trainer::TrainOptions;
 use chatdlm::engine::weights::Weights;
+use regex::Regex;
 
 const FAMILIES: [&str; 7] =
     ["dream", "llada", "llada2_moe", "llada2_moe_block_routing", "lladamoe", "sdar", "sdar_moe"];
@@ -91,6 +99,7 @@ fn request(prompt: &[u32], tokens: usize) -> GenerateRequest {
         stops_at_end: false,
         sampling: None,
         min_passes: 0,
+        ..Generate::default()
     };
     GenerateRequest {
         prompt: prompt.to_vec(),
@@ -98,6 +107,7 @@ fn request(prompt: &[u32], tokens: usize) -> GenerateRequest {
         block_length: None,
         generate,
         constraint: None,
+        claim: Claim::default(),
     }
 }
 
@@ -304,20 +314,83 @@ async fn scores_are_probabilities_and_bad_requests_are_named() {
     checkpoint(folder.path());
     let engine =
         Engine::start(folder.path(), EngineConfig { max_tokens: 64, ..EngineConfig::default() }).unwrap();
-    let scores = engine.score(&[20, 21, 0, 1], 2, vec![22, 23, 24]).await.unwrap();
+    let scores = engine.score(&[20, 21, 0, 1], 2, vec![22, 23, 24], Claim::default()).await.unwrap();
     assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-5);
     assert!(matches!(
         engine.generate(request(&[20; 60], 10)),
         Err(EngineError::TooLong { tokens: 70, limit: 64 })
     ));
     assert!(matches!(engine.generate(request(&[300], 8)), Err(EngineError::Token(300))));
-    assert!(engine.score(&[], 0, vec![]).await.is_err());
-    assert!(matches!(engine.score(&[20], 1, vec![22]).await, Err(EngineError::Position { .. })));
+    assert!(engine.score(&[], 0, vec![], Claim::default()).await.is_err());
+    assert!(matches!(
+        engine.score(&[20], 1, vec![22], Claim::default()).await,
+        Err(EngineError::Position { .. })
+    ));
     // The scored position ends a block of a prompt that is read in several steps.
     let config = EngineConfig { step_rows: 8, ..EngineConfig::default() };
     let slow = Engine::start(folder.path(), config).unwrap();
-    let scores = slow.score(&[20; 25], 23, vec![22, 23, 24]).await.unwrap();
+    let scores = slow.score(&[20; 25], 23, vec![22, 23, 24], Claim::default()).await.unwrap();
     assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+}
+
+#[tokio::test]
+async fn a_deadline_refuses_what_is_late_and_changes_nothing_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path());
+    let engine = Engine::start(folder.path(), EngineConfig::default()).unwrap();
+    let now = Instant::now();
+    let claim = |deadline| Claim { deadline: Some(deadline), ..Claim::default() };
+    let late = GenerateRequest { claim: claim(now), ..request(&[20; 9], 20) };
+    assert!(matches!(engine.generate(late).unwrap().next().await, Err(EngineError::Late(_))));
+    let late = engine.score(&[20, 21, 0, 1], 2, vec![22, 23], claim(now)).await;
+    assert!(matches!(late, Err(EngineError::Late(_))));
+    let mut in_time =
+        GenerateRequest { claim: claim(now + Duration::from_secs(3600)), ..request(&[20; 9], 20) };
+    in_time.generate.least_threshold = Some(0.0);
+    let (in_time, free) = (finish(&engine, in_time).await, finish(&engine, request(&[20; 9], 20)).await);
+    assert_eq!((&in_time.canvas, in_time.steps), (&free.canvas, free.steps));
+    assert!(free.predicted_steps >= free.blocks && free.fixed_steps >= free.steps, "{free:?}");
+}
+
+#[tokio::test]
+async fn a_structure_holds_around_pinned_stretches() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path());
+    let engine = Engine::start(folder.path(), EngineConfig::default()).unwrap();
+    let tokenizer = engine.tokenizer();
+    let ids = |text: &str| {
+        let mut ids = Vec::new();
+        tokenizer.encode(text, &mut ids).unwrap();
+        ids
+    };
+    let (first, second) = (ids(" quick"), ids("-seven"));
+    let fixed = |ids: &[u32]| ids.iter().copied().map(Some).collect::<Vec<_>>();
+    let canvas = [vec![None; 7], fixed(&first), vec![None; 9], fixed(&second), vec![None; 12]].concat();
+    let pattern = "[a-z]{3,9}(, [a-z]+)* quick( [0-9]{2}|x)+-seven(y(ab|c)*z){0,2}";
+    let whole = Regex::new(&format!("^(?:{pattern})$")).unwrap();
+    let constraint = Constraint::Regex(pattern.to_owned()).compile(tokenizer).unwrap();
+    let asked = |seed: u64| {
+        let mut asked = request(&[20, 21, 22], 0);
+        (asked.canvas, asked.constraint) = (canvas.clone(), Some(Arc::clone(&constraint)));
+        let sampling = Sampling { temperature: 1.5, top_p: 1.0, top_k: 0, seed };
+        asked.generate.sampling = (seed > 0).then_some(sampling);
+        asked
+    };
+    let together = futures_util::future::join_all((0..6).map(|seed| finish(&engine, asked(seed)))).await;
+    for (seed, found) in (0..).zip(together) {
+        for (place, pinned) in canvas.iter().zip(&found.canvas) {
+            assert!(place.is_none_or(|id| id == *pinned), "seed {seed}: given tokens stay");
+        }
+        let end = found.canvas.iter().position(|id| *id == 1).unwrap_or(found.canvas.len());
+        let text = tokenizer.decode(&found.canvas[..end]);
+        assert!(whole.is_match(&text), "seed {seed}: {text:?}");
+        assert_eq!(finish(&engine, asked(seed)).await.canvas, found.canvas, "alone as in a batch");
+    }
+    // What is pinned may leave no way.
+    let pattern = "[a-z]+ quick[a-z]+";
+    let constraint = Constraint::Regex(pattern.to_owned()).compile(tokenizer).unwrap();
+    let refused = engine.generate(GenerateRequest { constraint: Some(constraint), ..asked(0) });
+    assert!(matches!(refused, Err(EngineError::Constraint(ConstraintError::Unfillable { .. }))));
 }
 
 #[test]

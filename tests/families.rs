@@ -3,18 +3,22 @@
 
 use std::path::Path;
 
+use chatdlm::engine::config::EditTokens;
 use chatdlm::engine::config::FeedForwardShape;
 use chatdlm::engine::config::ModelConfig;
 use chatdlm::engine::handle::Engine;
 use chatdlm::engine::handle::EngineConfig;
+use chatdlm::engine::handle::EngineError;
 use chatdlm::engine::handle::GenerateRequest;
 use chatdlm::engine::handle::Snapshot;
+use chatdlm::engine::levenshtein::Levenshtein;
 use chatdlm::engine::model::linear::Quant;
 use chatdlm::engine::model::llada2::Llada2Config;
 use chatdlm::engine::model::transformer::Model;
 use chatdlm::engine::model::transformer::Sight;
 use chatdlm::engine::runner::Runner;
 use chatdlm::engine::sampler::Rule;
+use chatdlm::engine::scheduler::Claim;
 use chatdlm::engine::sequence::CacheMode;
 use chatdlm::engine::sequence::Form;
 use chatdlm::engine::sequence::Generate;
@@ -43,6 +47,7 @@ fn generate(steps: usize) -> Generate {
         stops_at_end: false,
         sampling: None,
         min_passes: 0,
+        ..Generate::default()
     }
 }
 
@@ -298,6 +303,7 @@ async fn every_family_runs_in_the_engine_the_same_alone_and_in_a_batch() {
             block_length: Some(8),
             generate: Generate { banned: vec![], ..generate(3) },
             constraint: None,
+            claim: Claim::default(),
         };
         let mut alone = Vec::new();
         for i in 0..4 {
@@ -308,7 +314,108 @@ async fn every_family_runs_in_the_engine_the_same_alone_and_in_a_batch() {
             assert_eq!(alone, &together.canvas, "{family}");
             assert!(!alone.contains(&MASK), "{family}: no mask is left");
         }
-        let scores = engine.score(&[20, 21, MASK, 22], 2, vec![30, 31, 32]).await.unwrap();
+        let scores = engine.score(&[20, 21, MASK, 22], 2, vec![30, 31, 32], Claim::default()).await.unwrap();
         assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{family}");
     }
+}
+
+#[test]
+fn instructions_are_those_of_the_file_or_of_llada2_2() {
+    let read = |change: &dyn Fn(&mut serde_json::Value)| {
+        let folder = tempfile::tempdir().unwrap();
+        copy("llada2_moe_block_routing", folder.path(), change);
+        ModelConfig::read(folder.path()).map(|config| config.edits)
+    };
+    let edits = |delete, insert| Some(EditTokens { delete, insert });
+    assert_eq!(read(&|_| {}).unwrap(), None, "the vocabulary has no such tokens");
+    assert_eq!(read(&|c| c["vocab_size"] = 157_184.into()).unwrap(), edits(156_930, 156_931));
+    let without_pools = |c: &mut serde_json::Value| {
+        c["vocab_size"] = 157_184.into();
+        c["expert_capacity"] = serde_json::Value::Null;
+    };
+    assert_eq!(read(&without_pools).unwrap(), None, "LLaDA2.0 and 2.1 have none");
+    let named = |delete: u32, insert: Option<u32>| {
+        move |c: &mut serde_json::Value| {
+            (c["delete_token_id"], c["split_token_id"]) = (delete.into(), insert.into());
+        }
+    };
+    assert_eq!(read(&named(7, Some(8))).unwrap(), edits(7, 8));
+    for (change, reason) in [
+        (named(7, None), "go together"),
+        (named(7, Some(7)), "token 7 cannot"),
+        (named(7, Some(320)), "token 320 cannot"),
+        (named(MASK, Some(8)), "token 319 cannot"),
+    ] {
+        let error = read(&change).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+/// No reference trace of LLaDA2.2's decoder is at hand: here are the promises that it must keep.
+#[tokio::test]
+async fn a_model_that_deletes_and_inserts_ends_and_given_tokens_stay() {
+    let request = |rule: Rule, i: u32| {
+        let mut canvas = vec![None; 45];
+        (canvas[3], canvas[10], canvas[11]) = (Some(50), Some(51), Some(52));
+        GenerateRequest {
+            prompt: (20..25 + i * 7).collect(),
+            canvas,
+            block_length: Some(16),
+            generate: Generate { rule, ..Generate::default() },
+            ..GenerateRequest::default()
+        }
+    };
+    let start = |change: &dyn Fn(&mut serde_json::Value)| {
+        let folder = tempfile::tempdir().unwrap();
+        copy("llada2_moe_block_routing", folder.path(), change);
+        let texts = ["one two three four five six seven"];
+        Tokenizer::train(texts.into_iter(), 300, &["<|mask|>", "<|end|>"])
+            .unwrap()
+            .write(folder.path())
+            .unwrap();
+        Engine::start(folder.path(), EngineConfig { step_rows: 32, ..EngineConfig::default() }).unwrap()
+    };
+    // The two tokens that it likes best become the instructions, so that it gives them all the time.
+    let plain = start(&|_| {});
+    let threshold = Rule::Threshold { threshold: 0.1, steps: 16 };
+    let mut counts = std::collections::BTreeMap::<u32, usize>::new();
+    for i in 0..4 {
+        for id in finish(&plain, request(threshold, i)).await.canvas {
+            *counts.entry(id).or_default() += usize::from(![50, 51, 52].contains(&id));
+        }
+    }
+    let mut liked: Vec<u32> = counts.keys().copied().collect();
+    liked.sort_by_key(|id| std::cmp::Reverse(counts[id]));
+    let (delete, insert) = (liked[0], liked[1]);
+    let engine = start(&|config| {
+        (config["delete_token_id"], config["split_token_id"]) = (delete.into(), insert.into());
+    });
+    let rule =
+        Levenshtein { threshold: 0.1, editing_threshold: 0.0, steps: 16, max_post_steps: 5, delete, insert };
+    let edited = |i| request(Rule::Levenshtein(rule), i);
+    let together = futures_util::future::join_all((0..4).map(|i| finish(&engine, edited(i)))).await;
+    let mut moved = 0;
+    for (i, found) in (0..).zip(&together) {
+        assert_eq!(found.canvas, finish(&engine, edited(i)).await.canvas, "alone as in a batch");
+        assert_eq!(found.canvas.len(), 45);
+        assert_eq!([3, 10, 11].map(|at| found.canvas[at]), [50, 51, 52]);
+        assert!(found.canvas.iter().all(|id| ![MASK, delete, insert].contains(id)), "{:?}", found.canvas);
+        assert!(
+            found.steps <= found.blocks * (16 + 5 + 1),
+            "{} passes of {} blocks",
+            found.steps,
+            found.blocks
+        );
+        moved += usize::from(found.unmasked as usize > 42 + 16);
+    }
+    assert!(moved > 0, "some masks were settled more than once: places vanished and were opened");
+    // Elsewhere instructions are no text: not written, and not taken.
+    let canvas = finish(&engine, request(threshold, 0)).await.canvas;
+    assert!(!canvas.contains(&delete) && !canvas.contains(&insert));
+    let mut asked = edited(0);
+    asked.prompt.push(insert);
+    assert!(matches!(engine.generate(asked), Err(EngineError::Instruction(id)) if id == insert));
+    let mut asked = edited(0);
+    asked.canvas[0] = Some(delete);
+    assert!(matches!(engine.generate(asked), Err(EngineError::Instruction(id)) if id == delete));
 }

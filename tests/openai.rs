@@ -330,6 +330,77 @@ async fn an_infill_changes_its_spans_and_not_a_byte_more() {
 }
 
 #[tokio::test]
+async fn what_must_stand_in_a_span_does_and_what_may_not_does_not() {
+    let site = Site::start().await;
+    let text = "Hello Anna, we will … to you … about your bill. Goodbye.";
+    let chars: Vec<char> = text.chars().collect();
+    let spans: Vec<Value> = (0..chars.len())
+        .filter(|i| chars[*i] == '…')
+        .map(|start| json!({"start": start, "end": start + 1, "max_tokens": 9}))
+        .collect();
+    let ask = |rest: Value| {
+        let mut body = json!({"text": text, "spans": spans, "diffusion": {"block_length": 32}});
+        rest.as_object().unwrap().iter().for_each(|(name, value)| body[name] = value.clone());
+        body
+    };
+    let written = |choice: &Value| -> Vec<String> {
+        let spans = choice["spans"].as_array().unwrap().iter();
+        spans.map(|span| span["text"].as_str().unwrap().to_owned()).collect()
+    };
+    let free = site.ask("/v1/infill", ask(json!({}))).await;
+    // Whatever it writes by itself may not be written, in any case, nor may what spans its tokens.
+    let whole = written(&free).join(" ");
+    let mut forbid: Vec<String> =
+        whole.split_whitespace().filter(|word| word.len() > 3).map(str::to_uppercase).collect();
+    assert!(!forbid.is_empty(), "{free}");
+    forbid.push("l t".to_owned());
+    let must = ["next Monday", "Monday", "✓ café"];
+    for rest in [
+        json!({"must_include": must}),
+        json!({"must_include": must, "forbid": forbid}),
+        json!({"forbid": forbid, "n": 4, "temperature": 1.2, "seed": 1}),
+        json!({"must_include": must, "n": 3, "temperature": 1.0, "seed": 5}),
+    ] {
+        let answer = site.ask("/v1/infill", ask(rest.clone())).await;
+        for choice in answer["choices"].as_array().unwrap() {
+            let spans = written(choice);
+            let filled = choice["text"].as_str().unwrap();
+            assert!(
+                filled.starts_with("Hello Anna, we will ") && filled.ends_with(" about your bill. Goodbye.")
+            );
+            for text in rest["must_include"].as_array().into_iter().flatten() {
+                let text = text.as_str().unwrap();
+                assert!(spans.iter().any(|span| span.contains(text)), "{text:?} in {spans:?}");
+            }
+            for text in rest["forbid"].as_array().into_iter().flatten() {
+                let text = text.as_str().unwrap().to_lowercase();
+                assert!(
+                    !spans.iter().any(|span| span.to_lowercase().contains(&text)),
+                    "{text:?} in {spans:?}"
+                );
+            }
+            if !rest["forbid"].is_null() {
+                assert!(
+                    !filled.contains("will to") && !filled.contains("ll t"),
+                    "across the border: {filled}"
+                );
+            }
+        }
+        assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() <= 18 * 4);
+        assert!(answer["usage"]["diffusion"]["predicted_steps"].as_u64().unwrap() > 0, "{answer}");
+    }
+    // A stream takes nothing back: what may have to be written again is tentative until the end.
+    let mut body = ask(json!({"must_include": must, "forbid": forbid, "stream": true}));
+    let whole = site.ask("/v1/infill", ask(json!({"must_include": must, "forbid": forbid}))).await;
+    body["diffusion"]["stream_tentative"] = true.into();
+    let events = site.stream("/v1/infill", &body).await;
+    let (last, before) = events.split_last().unwrap();
+    assert_eq!(last["text"], whole["text"]);
+    assert!(before.iter().flat_map(written).all(|text| text.is_empty()));
+    site.app.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn whoever_is_not_known_is_refused_in_the_shape_of_the_field() {
     let site = Site::start().await;
     let body = json!({"messages": user("hello"), "max_tokens": 2});
@@ -445,6 +516,19 @@ async fn every_bad_field_is_refused_by_name() {
             "invalid_value",
         ),
         (fill(json!({"stop": "x"})), 400, "stop", "unsupported_parameter"),
+        (fill(json!({"must_include": "x"})), 400, "must_include", "invalid_type"),
+        (fill(json!({"must_include": [""]})), 400, "must_include", "invalid_value"),
+        (
+            fill(json!({"must_include": ["hello there"], "max_tokens": 1})),
+            400,
+            "must_include",
+            "invalid_value",
+        ),
+        (fill(json!({"forbid": [1]})), 400, "forbid", "invalid_type"),
+        (fill(json!({"must_include": ["No refunds"], "forbid": ["REFUND"]})), 400, "forbid", "invalid_value"),
+        (chat(json!({"forbid": ["x"]})), 400, "forbid", "unknown_parameter"),
+        (chat(json!({"diffusion": {"deadline_ms": 0}})), 400, "diffusion.deadline_ms", "invalid_value"),
+        (chat(json!({"diffusion": {"min_threshold": 2}})), 400, "diffusion.min_threshold", "invalid_value"),
     ] {
         let mut body = base;
         for (name, value) in rest.as_object().unwrap() {

@@ -174,6 +174,7 @@ fn write(
         stops_at_end: true,
         sampling: None,
         min_passes: 0,
+        ..Generate::default()
     };
     let mut sequence = Sequence::generate(prompt, canvas, tiny.form, generate);
     sequence.enforce(structure, tiny.vocabulary)?;

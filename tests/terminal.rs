@@ -70,6 +70,50 @@ fn infill_writes_the_holes_only() {
 }
 
 #[test]
+fn infill_says_what_it_must_and_not_what_it_may_not() {
+    let text = "We will [[9]] to you [[6]].";
+    let options = ["--must-include", "next Monday", "--forbid", "E T", "--forbid", "call"];
+    let drawn = ["--candidates", "3", "--temperature", "1", "--seed", "4", "--json"];
+    let report = json(&[&["infill", text][..], &options, &drawn].concat(), "");
+    let candidates = report["candidates"].as_array().unwrap();
+    assert_eq!((candidates.len(), &candidates[0]["text"]), (3, &report["text"]));
+    let likelihoods: Vec<f64> =
+        candidates.iter().map(|c| c["mean_log_probability"].as_f64().unwrap()).collect();
+    assert!(likelihoods.is_sorted_by(|a, b| a >= b), "{likelihoods:?}");
+    for candidate in candidates {
+        let filled = candidate["text"].as_str().unwrap();
+        assert!(filled.contains("next Monday") && filled.starts_with("We will "), "{filled:?}");
+        let lower = filled.to_lowercase();
+        assert!(!lower.contains("e t") && !lower.contains("call"), "{filled:?}");
+    }
+}
+
+#[test]
+fn passes_are_predicted_by_what_was_fitted() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir("models/nano").unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let file = folder.path().join("step_predictor.json");
+    let before = std::fs::read(&file).unwrap();
+    let measure = ["eval", "steps", "--prompts", "8", "--tokens", "12", "--json", "--model"];
+    let measure = [&measure[..], &[folder.path().to_str().unwrap()]].concat();
+    let fitted = json(&[&measure[..], &["--fit"]].concat(), "");
+    assert_ne!(std::fs::read(&file).unwrap(), before);
+    let error = |report: &Value, of: &str| report[of]["mean_absolute_error"].as_f64().unwrap();
+    let difference = error(&json(&measure, ""), "prediction") - error(&fitted, "prediction");
+    assert!(difference.abs() < 1e-6, "what was written is what is read");
+    assert!(error(&fitted, "prediction") < error(&fitted, "rule_of_thumb"), "{fitted}");
+    for row in fitted["thresholds"].as_array().unwrap() {
+        assert!(row["passes"].as_u64() <= row["passes_fixed"].as_u64(), "{row}");
+    }
+    std::fs::write(&file, "{}").unwrap();
+    let (is_fine, _, complaint) = run(&measure, "");
+    assert!(!is_fine && complaint.contains("step_predictor.json"), "{complaint}");
+}
+
+#[test]
 fn chat_answers_line_by_line_and_forgets_on_request() {
     let (is_fine, output, complaint) =
         run(&["chat", "--max-tokens", "16"], "My bill is too high.\n/reset\nMy bill is too high.\n/dance\n");
@@ -90,6 +134,8 @@ fn what_is_wrong_is_named() {
     for (arguments, named) in [
         (&["infill", "no hole"][..], "[[8]]"),
         (&["infill", "a [[0]]"], "[[0]]"),
+        (&["infill", "a [[1]]", "--must-include", "b c d"], "\"b c d\""),
+        (&["infill", "a [[9]]", "--must-include", "b c", "--forbid", "B"], "forbidden"),
         (&["infill", "a [[9000]]"], "8192"),
         (&["generate", "x", "--max-tokens", "9000"], "8192"),
         (&["generate", "x", "--threshold", "2"], "--threshold"),

@@ -18,6 +18,8 @@ use crate::assist::work::Found;
 use crate::assist::work::Progress;
 use crate::assist::work::Reading;
 use crate::assist::work::Writing;
+use crate::engine::scheduler::Claim;
+use crate::engine::scheduler::OwnerId;
 use crate::event::Draft;
 use crate::event::DraftState;
 use crate::event::Event;
@@ -35,6 +37,12 @@ impl Actor {
         let Some(state) = &self.state else { return Vec::new() };
         let skipped = state.turns.len().saturating_sub(TURNS_SEARCHED);
         state.turns.iter().skip(skipped).cloned().collect()
+    }
+
+    /// Returns what the call's work is counted to, and how new it is.
+    fn claim(&self) -> Claim {
+        let turns = self.state.as_ref().map_or(0, |state| state.turns.len());
+        Claim { owner: Some(OwnerId::of(&self.key)), turn: turns as u64, deadline: None }
     }
 
     pub(super) fn start_search(&mut self, segment: String) {
@@ -75,8 +83,8 @@ impl Actor {
         if !self.parts.config.emotions {
             return;
         }
-        let turns = self.recent_turns();
-        self.work.read(async move { Reading { segment, scores: reader.read(&turns).await } });
+        let (turns, claim) = (self.recent_turns(), self.claim());
+        self.work.read(async move { Reading { segment, scores: reader.read(&turns, claim).await } });
     }
 
     pub(super) fn go_on(&mut self, progress: Progress) {
@@ -119,9 +127,10 @@ impl Actor {
     /// Starts a draft for the latest question and returns its id.
     fn start_draft(&mut self, instruction: Option<String>) -> String {
         self.drop_draft();
+        let claim = self.claim();
         let Some(state) = &mut self.state else { return String::new() };
         let id = state.next_draft_id();
-        let request = DraftRequest { turns: state.turns(), cards: self.answers.clone(), instruction };
+        let request = DraftRequest { turns: state.turns(), cards: self.answers.clone(), instruction, claim };
         let stream = self.parts.drafter.draft(request);
         let is_promised = false;
         self.work.writing =
@@ -139,7 +148,8 @@ impl Actor {
         let (must_include, forbid) = (written(&rewrite.must_include), written(&rewrite.forbid));
         let instruction = rewrite.instruction.map(|text| self.observer.written(&text));
         self.drop_draft();
-        let context = DraftRequest { turns: finished.turns, cards: finished.cards, instruction };
+        let claim = self.claim();
+        let context = DraftRequest { turns: finished.turns, cards: finished.cards, instruction, claim };
         let stream = self.parts.drafter.edit(EditRequest {
             context,
             text: finished.draft.text.clone(),

@@ -10,6 +10,7 @@ use crate::assist::writing::DraftError;
 use crate::assist::writing::Writer;
 use crate::assist::writing::Writing;
 use crate::engine::handle::Engine;
+use crate::engine::scheduler::Claim;
 use crate::engine::tokenizer::TokenizerError;
 use crate::event::Card;
 use crate::event::DraftState;
@@ -24,6 +25,8 @@ pub struct DraftRequest {
     pub cards: Vec<Card>,
     /// What the agent wants of it: it moves what is quoted, and stands in the prompt.
     pub instruction: Option<String>,
+    /// For which call, and after how many of its turns: newer drafts go before older ones.
+    pub claim: Claim,
 }
 
 /// A draft of which only some spans are rewritten.

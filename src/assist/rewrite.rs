@@ -94,7 +94,12 @@ mod tests {
 
     fn request(text: &str, spans: &[(usize, usize)]) -> EditRequest {
         EditRequest {
-            context: DraftRequest { turns: vec![], cards: vec![], instruction: None },
+            context: DraftRequest {
+                turns: vec![],
+                cards: vec![],
+                instruction: None,
+                claim: Default::default(),
+            },
             text: text.to_owned(),
             quotes: vec![],
             spans: spans.to_vec(),

@@ -21,6 +21,7 @@ use crate::engine::handle::GenerateRequest;
 use crate::engine::handle::Generation;
 use crate::engine::handle::Snapshot;
 use crate::engine::sampler::Rule;
+use crate::engine::scheduler::Claim;
 use crate::engine::sequence::Generate;
 use crate::engine::tokenizer::MASK_CHAR;
 use crate::engine::tokenizer::TokenizerError;
@@ -145,6 +146,7 @@ impl Writer {
 #[derive(Debug)]
 pub struct Writing {
     writer: Arc<Writer>,
+    claim: Claim,
     prompt: Vec<u32>,
     canvas: Canvas,
     sources: Sources,
@@ -186,8 +188,10 @@ impl Writing {
         let firsts = canvas.open().map(|range| range.start).zip(&banned_first);
         let banned_at: Vec<(usize, u32)> =
             firsts.flat_map(|(at, ids)| ids.iter().map(move |id| (at, *id))).collect();
-        let generation = generate(writer, &prompt, &canvas, tokens, &banned_at, is_whole_draft)?;
+        let generation =
+            generate(writer, &prompt, &canvas, tokens, &banned_at, is_whole_draft, request.claim)?;
         Ok(Writing {
+            claim: request.claim,
             writer: Arc::clone(writer),
             prompt,
             sources,
@@ -279,8 +283,15 @@ impl Writing {
         self.round += 1;
         self.steps_before += snapshot.steps;
         self.tokens_before += snapshot.unmasked;
-        self.generation =
-            generate(&writer, &self.prompt, &self.canvas, again, &self.banned_at, self.is_whole_draft)?;
+        self.generation = generate(
+            &writer,
+            &self.prompt,
+            &self.canvas,
+            again,
+            &self.banned_at,
+            self.is_whole_draft,
+            self.claim,
+        )?;
         Ok(None)
     }
 
@@ -322,6 +333,7 @@ fn generate(
     tokens: Vec<Option<u32>>,
     banned_at: &[(usize, u32)],
     may_end: bool,
+    claim: Claim,
 ) -> Result<Generation, DraftError> {
     let open: Vec<_> = canvas.open().collect();
     let mut banned: Vec<(usize, u32)> = banned_at.iter().map(|(at, id)| (prompt.len() + at, *id)).collect();
@@ -347,8 +359,8 @@ fn generate(
         banned: writer.banned.clone(),
         banned_at: banned,
         stops_at_end: may_end,
-        sampling: None,
-        min_passes: 0,
+        stops_in_block: may_end,
+        ..Generate::default()
     };
     let request = GenerateRequest {
         prompt: prompt.to_vec(),
@@ -356,6 +368,7 @@ fn generate(
         block_length: None,
         generate,
         constraint: None,
+        claim,
     };
     Ok(writer.engine.generate(request)?)
 }

@@ -165,6 +165,7 @@ fn measure(runner: &mut Runner, args: &EngineArgs, config: &ModelConfig, prompts
                 stops_at_end: false,
                 sampling: None,
                 min_passes: 0,
+                ..Generate::default()
             };
             let canvas = vec![None; args.generate_tokens];
             let sequence = Sequence::generate(prompt, &canvas, Form::of(config), generate);

@@ -1,25 +1,35 @@
 //! `chatdlm infill`: a text with holes is filled, and nothing else of it changes.
 
+use std::time::Instant;
+
 use serde_json::Value;
 use serde_json::json;
 
 use crate::command::generate::text_of;
 use crate::command::screen;
+use crate::command::screen::Finished;
 use crate::command::screen::ModelArgs;
 use crate::command::screen::Stretch;
 use crate::command::screen::Style;
 use crate::completion::canvas::Part;
 use crate::completion::canvas::Written;
 use crate::completion::chat::Prompt;
+use crate::completion::writing;
+use crate::completion::writing::Update;
+use crate::completion::writing::Writing;
 
 const EXAMPLES: &str = "\
 Examples:
   chatdlm infill \"Dear [[4]], your order [[12]] tomorrow.\" --show-steps
   chatdlm infill \"I am sorry that [[10]]. We will [[10]].\" --block-length 32
-  chatdlm infill - --json < letter.txt
+  chatdlm infill \"Your order [[8]].\" --must-include \"next Monday\" --forbid refund
+  chatdlm infill - --json --candidates 4 --temperature 0.8 < letter.txt
 
 [[N]] is a hole of up to N tokens; \\[[8]] stands for the characters [[8]]. A block-causal model
 sees what follows a hole only in the same block: a larger --block-length shows it more.";
+
+/// The most candidates.
+const MOST_CANDIDATES: u64 = 8;
 
 /// Fills the holes of a text; [[8]] is a hole of up to 8 tokens.
 #[derive(Debug, clap::Args)]
@@ -30,6 +40,17 @@ pub struct Args {
     /// Print one JSON object.
     #[arg(long, conflicts_with = "show_steps")]
     json: bool,
+    /// A text that must stand in some hole, of whose tokens it takes its own; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    must_include: Vec<String>,
+    /// A text that may not stand in what is written, in whatever case; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    forbid: Vec<String>,
+    /// How many candidates are written; the likeliest is printed, with --json all are. They differ with
+    /// a temperature.
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "show_steps",
+          value_parser = clap::value_parser!(u64).range(1..=MOST_CANDIDATES))]
+    candidates: u64,
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -45,26 +66,39 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 async fn infill(args: Args) -> anyhow::Result<()> {
     let parts = holes(&text_of(&args.text)?)?;
     let completer = args.model.completer()?;
-    let options = args.model.options();
+    let mut options = args.model.options();
+    options.forbid = completer.forbid(&args.forbid, &args.must_include)?;
     let tokens = parts.iter().map(|part| if let Part::Open(tokens) = part { *tokens } else { 0 }).sum();
     screen::check_tokens(&completer, tokens)?;
-    let canvas = completer.canvas(&Prompt::default(), &parts, &options)?;
-    let writing = completer.write(canvas, &options)?;
+    let placed = completer.place(&Prompt::default(), parts.clone(), &args.must_include, &options).await?;
+    let canvas = completer.canvas(&Prompt::default(), &placed.parts, &options)?;
     if args.model.show_steps {
+        let writing = completer.write(canvas, &options)?;
         screen::show(writing, &args.model, |written| together(&parts, written)).await?;
         return Ok(());
     }
-    let finished = screen::wait(writing).await?;
-    let text: String = together(&parts, &finished.update.written).into_iter().map(|s| s.text).collect();
+    let candidates = (0..args.candidates).map(|index| completer.write(canvas.clone(), &options.drawn(index)));
+    let candidates: Vec<Writing> = candidates.collect::<Result<_, _>>()?;
+    let began = Instant::now();
+    let updates = writing::finish(candidates).await?;
+    let took = began.elapsed();
+    let filled = |update: &Update| -> String {
+        together(&parts, &update.written).into_iter().map(|s| s.text).collect()
+    };
+    let Some(best) = updates.first() else { return Ok(()) };
     if args.json {
         let span =
             |written: &Written| json!({"text": written.text, "finish_reason": written.finish_reason()});
-        let mut report = finished.json(&completer);
-        report["text"] = text.into();
-        report["spans"] = finished.update.written.iter().map(span).collect::<Vec<Value>>().into();
+        let mut report = Finished { update: best.clone(), took }.json(&completer);
+        report["text"] = filled(best).into();
+        report["spans"] = best.written.iter().map(span).collect::<Vec<Value>>().into();
+        report["candidates"] = updates
+            .iter()
+            .map(|u| json!({"text": filled(u), "mean_log_probability": u.mean_log_probability()}))
+            .collect();
         println!("{report}");
     } else {
-        println!("{text}");
+        println!("{}", filled(best));
     }
     Ok(())
 }
@@ -76,7 +110,7 @@ fn together(parts: &[Part], written: &[Written]) -> Vec<Stretch> {
     for part in parts {
         match part {
             Part::Fixed(text) => stretches.push(Stretch::new(Style::Plain, text.as_str())),
-            Part::Open(_) => {
+            Part::Open(_) | Part::Cut(_) => {
                 stretches.extend(screen::stretches(
                     written.next().map_or(&[], std::slice::from_ref),
                     Style::Filled,

@@ -18,13 +18,13 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::completion::Completer;
+use crate::completion::CompletionError;
 use crate::completion::Options;
 use crate::completion::canvas::Written;
 use crate::completion::writing::Update;
 use crate::completion::writing::Writing;
 use crate::config::ModelConfig;
 use crate::engine::handle::Engine;
-use crate::engine::handle::EngineError;
 use crate::engine::sampling::Sampling;
 use crate::engine::tokenizer::MASK_CHAR;
 
@@ -130,6 +130,7 @@ impl Finished {
             "model": completer.name(),
             "prompt_tokens": usage.prompt_tokens, "cached_tokens": usage.cached_tokens,
             "generated_tokens": usage.completion_tokens, "steps": usage.steps,
+            "predicted_steps": usage.predicted_steps, "saved_steps": usage.saved_steps,
             "tokens_per_step": usage.tokens_per_step(),
             "tokens_per_s": usage.completion_tokens as f64 / self.took.as_secs_f64(),
         })
@@ -220,7 +221,7 @@ pub async fn show(
 }
 
 /// Passes on every state that comes; returns when the last did.
-async fn read(mut writing: Writing, frames: mpsc::Sender<Update>) -> Result<Instant, EngineError> {
+async fn read(mut writing: Writing, frames: mpsc::Sender<Update>) -> Result<Instant, CompletionError> {
     while let Some(update) = writing.next().await? {
         // Nobody draws any more: the text is dropped, which cancels it.
         if frames.send(update).await.is_err() {

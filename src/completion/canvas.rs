@@ -24,6 +24,28 @@ pub enum Part {
     Fixed(String),
     /// The model writes up to this many tokens.
     Open(usize),
+    /// The model writes, and some texts of the request stand in what it writes.
+    Cut(Vec<Piece>),
+}
+
+/// A stretch of what the model writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// The model writes up to this many tokens.
+    Open(usize),
+    /// Stands as it is.
+    Held(String),
+}
+
+impl Part {
+    /// Returns what the part is made of, as if it were cut, if the model writes there.
+    pub fn pieces(&self) -> Option<Vec<Piece>> {
+        match self {
+            Part::Fixed(_) => None,
+            Part::Open(tokens) => Some(vec![Piece::Open(*tokens)]),
+            Part::Cut(pieces) => Some(pieces.clone()),
+        }
+    }
 }
 
 /// A prompt and parts, laid out as tokens.
@@ -37,8 +59,30 @@ pub struct Canvas {
     pub form: Form,
     /// How many tokens were given, without what fills the last block.
     pub given: usize,
-    holes: Vec<Hole>,
+    /// The parts again, with where their tokens are.
+    laid: Vec<Laid>,
     is_open_ended: bool,
+}
+
+/// A part as it was laid out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Laid {
+    Fixed(String),
+    Span(Span),
+}
+
+/// A part that the model writes in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Span {
+    /// Whether the space before its first word stands before it already.
+    drops_space: bool,
+    stretches: Vec<Stretch>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stretch {
+    Hole(Hole),
+    Held(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +121,8 @@ pub struct Written {
     pub is_ended: bool,
     /// The mean of the logarithms of the confidences of its tokens, its end included.
     pub mean_log_probability: f32,
+    /// Of how many tokens that is.
+    pub counted: usize,
 }
 
 impl Written {
@@ -101,27 +147,42 @@ impl Canvas {
         form: Form,
     ) -> Result<Canvas, TokenizerError> {
         let mut all: Vec<Option<u32>> = prompt.ids.iter().copied().map(Some).collect();
-        let mut holes = Vec::new();
+        let mut laid: Vec<Laid> = Vec::new();
         let mut drops_space = prompt.begins_with_space || prompt.ids.is_empty();
+        let is_open = |part: Option<&Part>| match part {
+            Some(Part::Open(_)) => true,
+            Some(Part::Cut(pieces)) => matches!(pieces.first(), Some(Piece::Open(_))),
+            _ => false,
+        };
         for (i, part) in parts.iter().enumerate() {
-            match part {
-                Part::Fixed(text) => {
-                    let is_before_hole = matches!(parts.get(i + 1), Some(Part::Open(_)));
-                    let kept = text.strip_suffix(' ').filter(|_| is_before_hole);
-                    let mut ids = Vec::new();
-                    tokenizer.encode(kept.unwrap_or(text), &mut ids)?;
-                    all.extend(ids.into_iter().map(Some));
-                    drops_space = if text.is_empty() { drops_space } else { kept.is_some() };
+            let Some(pieces) = part.pieces() else {
+                if let Part::Fixed(text) = part {
+                    drops_space = lay(text, drops_space, is_open(parts.get(i + 1)), tokenizer, &mut all)?;
+                    laid.push(Laid::Fixed(text.clone()));
                 }
-                Part::Open(tokens) => {
-                    holes.push(Hole { range: all.len()..all.len() + tokens, drops_space });
-                    all.resize(all.len() + tokens, None);
-                    drops_space = false;
+                continue;
+            };
+            let mut span = Span { drops_space, stretches: Vec::new() };
+            for (j, piece) in pieces.iter().enumerate() {
+                match piece {
+                    Piece::Open(tokens) => {
+                        let range = all.len()..all.len() + tokens;
+                        span.stretches.push(Stretch::Hole(Hole { range, drops_space }));
+                        all.resize(all.len() + tokens, None);
+                        drops_space = false;
+                    }
+                    Piece::Held(text) => {
+                        let is_before_hole = matches!(pieces.get(j + 1), Some(Piece::Open(_)));
+                        drops_space = lay(text, drops_space, is_before_hole, tokenizer, &mut all)?;
+                        span.stretches.push(Stretch::Held(text.clone()));
+                    }
                 }
             }
+            laid.push(Laid::Span(span));
         }
         let given = all.iter().flatten().count();
-        let is_open_ended = matches!(parts.last(), Some(Part::Open(_))) && holes.len() == 1;
+        let spans = laid.iter().filter(|laid| matches!(laid, Laid::Span(_))).count();
+        let is_open_ended = matches!(parts.last(), Some(Part::Open(_))) && spans == 1;
         if !matches!(parts.last(), Some(Part::Open(_))) && form.attention == Attention::BlockCausal {
             // Nobody reads the rest of the last block, so nobody waits for it.
             let end = all.len();
@@ -129,13 +190,27 @@ impl Canvas {
                 all.push(Some(if i == end { form.end_of_text } else { form.pad }));
             }
         }
-        let first = holes.first().map_or(all.len(), |hole| hole.range.start);
+        let first = all[prompt.ids.len()..].iter().position(Option::is_none);
+        let first = first.map_or(all.len(), |at| prompt.ids.len() + at);
         let tokens = all.split_off(first);
-        for hole in &mut holes {
-            hole.range = hole.range.start - first..hole.range.end - first;
+        let mut canvas =
+            Canvas { prompt: all.into_iter().flatten().collect(), tokens, form, given, laid, is_open_ended };
+        for hole in canvas.holes_mut() {
+            // An empty hole may stand before the first token that is written.
+            hole.range = hole.range.start.saturating_sub(first)..hole.range.end.saturating_sub(first);
         }
-        let prompt = all.into_iter().flatten().collect();
-        Ok(Canvas { prompt, tokens, form, given, holes, is_open_ended })
+        Ok(canvas)
+    }
+
+    fn holes_mut(&mut self) -> impl Iterator<Item = &mut Hole> {
+        let spans = self.laid.iter_mut().filter_map(|laid| match laid {
+            Laid::Span(span) => Some(span),
+            Laid::Fixed(_) => None,
+        });
+        spans.flat_map(|span| &mut span.stretches).filter_map(|stretch| match stretch {
+            Stretch::Hole(hole) => Some(hole),
+            Stretch::Held(_) => None,
+        })
     }
 
     /// Returns whether the one open part is the last, so that the model may end the text.
@@ -149,11 +224,111 @@ impl Canvas {
         // Where the block being denoised ends: with full attention blocks count from the prompt's end.
         let first = if self.form.attention == Attention::Full { 0 } else { self.prompt.len() };
         let block_end = ((first + settled) / self.form.block + 1) * self.form.block - first;
-        self.holes.iter().map(|hole| hole.read(snapshot, settled, block_end, reading)).collect()
+        let spans = self.laid.iter().filter_map(|laid| match laid {
+            Laid::Span(span) => Some(span),
+            Laid::Fixed(_) => None,
+        });
+        spans.map(|span| span.read(|hole| hole.read(snapshot, settled, block_end, reading))).collect()
+    }
+
+    /// Returns the bytes of the whole text, each with the place in the canvas of the token that wrote
+    /// it, if one did.
+    pub fn bytes(&self, snapshot: &Snapshot, reading: Reading<'_>) -> (Vec<u8>, Vec<Option<usize>>) {
+        let (mut bytes, mut places) = (Vec::new(), Vec::new());
+        let mut push = |text: &[u8], place: Option<usize>| {
+            bytes.extend_from_slice(text);
+            places.resize(bytes.len(), place);
+            bytes.ends_with(b" ")
+        };
+        let mut is_spaced = false;
+        for laid in &self.laid {
+            let span = match laid {
+                Laid::Fixed(text) => {
+                    is_spaced = push(text.as_bytes(), None);
+                    continue;
+                }
+                Laid::Span(span) => span,
+            };
+            for stretch in &span.stretches {
+                match stretch {
+                    Stretch::Held(text) => {
+                        let text = text.strip_prefix(' ').filter(|_| is_spaced).unwrap_or(text);
+                        is_spaced = push(text.as_bytes(), None);
+                    }
+                    Stretch::Hole(hole) => {
+                        let mut drops_space = hole.drops_space;
+                        for place in hole.kept(snapshot, reading) {
+                            let text = reading.tokenizer.bytes(snapshot.canvas[place]).unwrap_or_default();
+                            let text = text.strip_prefix(b" ").filter(|_| drops_space).unwrap_or(&text);
+                            is_spaced = push(text, Some(place));
+                            drops_space &= text.is_empty();
+                        }
+                    }
+                }
+            }
+        }
+        (bytes, places)
+    }
+}
+
+/// Appends the tokens of a text that stands; returns whether its last space is left to what follows.
+fn lay(
+    text: &str,
+    drops_space: bool,
+    is_before_hole: bool,
+    tokenizer: &Tokenizer,
+    all: &mut Vec<Option<u32>>,
+) -> Result<bool, TokenizerError> {
+    let kept = text.strip_suffix(' ').filter(|_| is_before_hole);
+    let mut ids = Vec::new();
+    tokenizer.encode(kept.unwrap_or(text), &mut ids)?;
+    all.extend(ids.into_iter().map(Some));
+    Ok(if text.is_empty() { drops_space } else { kept.is_some() })
+}
+
+impl Span {
+    /// Puts together what stands in it: what follows something that may change may change too.
+    fn read(&self, read: impl Fn(&Hole) -> Written) -> Written {
+        let mut joined = Written { is_complete: true, ..Written::default() };
+        let (mut logs, mut counted) = (0.0, 0);
+        for stretch in &self.stretches {
+            let written = match stretch {
+                Stretch::Hole(hole) => read(hole),
+                Stretch::Held(text) => {
+                    // The space may stand there already, before the span or written by the model.
+                    let before = joined.text.clone() + &joined.tentative;
+                    let is_spaced = before.ends_with(' ') || (before.is_empty() && self.drops_space);
+                    let text = text.strip_prefix(' ').filter(|_| is_spaced).unwrap_or(text);
+                    Written { text: text.to_owned(), is_complete: true, ..Written::default() }
+                }
+            };
+            logs += written.mean_log_probability * written.counted as f32;
+            counted += written.counted;
+            if joined.is_complete {
+                joined.text.push_str(&written.text);
+                joined.tentative = written.tentative;
+            } else {
+                joined.tentative.push_str(&(written.text + &written.tentative));
+            }
+            joined.tokens += written.tokens;
+            joined.is_complete &= written.is_complete;
+            joined.is_ended |= written.is_ended;
+        }
+        joined.mean_log_probability = logs / counted.max(1) as f32;
+        joined.counted = counted;
+        joined
     }
 }
 
 impl Hole {
+    /// Returns the places of the canvas that were written before the end of the text.
+    fn kept(&self, snapshot: &Snapshot, reading: Reading<'_>) -> Range<usize> {
+        let ids = snapshot.canvas.get(self.range.clone()).unwrap_or(&[]);
+        let is_over = |id: &u32| reading.ends.contains(id) || *id == reading.mask;
+        let kept = ids.iter().position(is_over).unwrap_or(ids.len());
+        self.range.start..self.range.start + kept
+    }
+
     fn read(&self, snapshot: &Snapshot, settled: usize, block_end: usize, reading: Reading<'_>) -> Written {
         let ids = snapshot.canvas.get(self.range.clone()).unwrap_or(&[]);
         let confidences = snapshot.confidences.get(self.range.clone()).unwrap_or(&[]);
@@ -199,6 +374,7 @@ impl Hole {
             is_complete,
             is_ended,
             mean_log_probability: logs / counted.len().max(1) as f32,
+            counted: counted.len(),
         }
     }
 
@@ -222,112 +398,4 @@ fn certain(text: &str, stops: &[String]) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::sequence::CacheMode;
-
-    const MASK: u32 = 0;
-    const END: u32 = 1;
-
-    fn tokenizer() -> Tokenizer {
-        let texts = ["dear customer your order is on the way and it costs nothing"];
-        Tokenizer::train(texts.into_iter(), 300, &["<|mask|>", "<|end|>", "<|pad|>"]).expect("trains")
-    }
-
-    fn ids(text: &str) -> Vec<u32> {
-        let mut ids = Vec::new();
-        tokenizer().encode(text, &mut ids).expect("encodes");
-        ids
-    }
-
-    const BLOCKS: Form = Form {
-        attention: Attention::BlockCausal,
-        block: 8,
-        cache: CacheMode::Exact,
-        logits_shift: 0,
-        mask: MASK,
-        end_of_text: END,
-        pad: 2,
-    };
-    const FULL: Form = Form { attention: Attention::Full, ..BLOCKS };
-
-    fn canvas(parts: &[Part]) -> Canvas {
-        Canvas::new(&Prompt::default(), parts, &tokenizer(), BLOCKS).expect("is laid out")
-    }
-
-    fn read(canvas: &Canvas, written: &[u32], settled: usize, stop: &[&str]) -> Vec<Written> {
-        let mut open = written.iter().copied();
-        let fill = |token: &Option<u32>| token.unwrap_or_else(|| open.next().unwrap_or(MASK));
-        let ids: Vec<u32> = canvas.tokens.iter().map(fill).collect();
-        let confidences = vec![0.5; ids.len()];
-        let snapshot = Snapshot { canvas: ids, confidences, settled, ..Snapshot::default() };
-        let stop: Vec<String> = stop.iter().map(|&stop| stop.to_owned()).collect();
-        canvas.read(&snapshot, Reading { tokenizer: &tokenizer(), mask: MASK, ends: &[END, 2], stop: &stop })
-    }
-
-    #[test]
-    fn the_space_before_a_hole_is_written_with_the_word_and_read_once() {
-        let canvas =
-            canvas(&[Part::Fixed("dear ".into()), Part::Open(9), Part::Fixed(", your order".into())]);
-        assert_eq!(canvas.prompt, ids("dear"));
-        assert_eq!(canvas.given, ids("dear").len() + ids(", your order").len());
-        let customer = ids(" customer");
-        let mut written = customer.clone();
-        written.push(END);
-        let found = read(&canvas, &written, canvas.tokens.len(), &[]).remove(0);
-        assert_eq!((found.text.as_str(), found.tokens), ("customer", customer.len()));
-        assert!(found.is_complete && found.is_ended);
-        assert!((found.mean_log_probability - 0.5_f32.ln()).abs() < 1e-6);
-        let whole = (canvas.prompt.len() + canvas.tokens.len()).is_multiple_of(8);
-        assert!(whole && canvas.tokens.last() == Some(&Some(2)) && !canvas.is_open_ended());
-    }
-
-    #[test]
-    fn settled_text_only_grows_and_ends_as_the_whole_does() {
-        let text = "dear €uro 😀 customer STOPPING the STOP now";
-        let written = ids(text);
-        let canvas = canvas(&[Part::Open(written.len())]);
-        assert!(canvas.is_open_ended());
-        for stop in [&[][..], &["STOP now"], &["STOPPED", "customer"]] {
-            let mut before = String::new();
-            for settled in 0..=written.len() {
-                let found = read(&canvas, &written, settled, stop).remove(0);
-                assert!(found.text.starts_with(&before), "{before:?} became {:?}", found.text);
-                assert!(!found.text.contains(BROKEN_CHAR) && !found.tentative.contains(BROKEN_CHAR));
-                before = found.text;
-                if found.is_complete {
-                    assert_eq!(found.is_ended, !stop.is_empty());
-                    break;
-                }
-            }
-            let expected = match stop {
-                [] => text,
-                ["STOP now"] => "dear €uro 😀 customer STOPPING the ",
-                _ => "dear €uro 😀 ",
-            };
-            assert_eq!(before, expected);
-        }
-    }
-
-    #[test]
-    fn the_block_under_way_is_shown_with_its_masks_and_no_further() {
-        let canvas = canvas(&[Part::Fixed("dear".into()), Part::Open(20)]);
-        let before = canvas.prompt.len();
-        let mut written = vec![MASK; 20];
-        written[1] = ids(" order")[0];
-        let found = read(&canvas, &written, 0, &[]).remove(0);
-        let shown = tokenizer().decode(&written[1..2]);
-        let masks = "░".repeat(8 - before % 8 - 2);
-        assert_eq!(found.tentative, format!("░{shown}{masks}"));
-        assert!(found.text.is_empty() && !found.is_complete);
-    }
-
-    #[test]
-    fn with_full_attention_blocks_begin_behind_the_prompt_and_nothing_is_filled_up() {
-        let parts = [Part::Fixed("dear".into()), Part::Open(20), Part::Fixed(" order".into())];
-        let canvas = Canvas::new(&Prompt::default(), &parts, &tokenizer(), FULL).expect("is laid out");
-        assert_eq!(canvas.tokens.len(), 20 + ids(" order").len());
-        let found = read(&canvas, &[], 0, &[]).remove(0);
-        assert_eq!(found.tentative, "░".repeat(8));
-    }
-}
+mod tests;

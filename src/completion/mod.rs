@@ -1,12 +1,15 @@
 //! Text in, text out, for programs and the terminal: conversations, prompts and texts with holes, to
 //! the engine's canvas and back.
 //!
-//! In reading order: [`chat`] (a conversation to token ids), [`tools`] (calls in what was written), [`canvas`] (what stands, what the model
-//! writes, and how that reads), [`writing`] (a text on its way). It knows nothing of calls; drafts of
+//! In reading order: [`chat`] (a conversation to token ids), [`tools`] (calls in what was written),
+//! [`canvas`] (what stands, what the model writes, and how that reads), [`placing`] (what must stand in
+//! what it writes), [`forbid`] (what may not), [`writing`] (a text on its way). It knows nothing of calls; drafts of
 //! the assistant are made in `assist`.
 
 pub mod canvas;
 pub mod chat;
+pub mod forbid;
+pub mod placing;
 pub mod tools;
 pub mod writing;
 
@@ -20,15 +23,21 @@ use tokio::sync::Semaphore;
 
 use crate::completion::canvas::Canvas;
 use crate::completion::canvas::Part;
+use crate::completion::canvas::Reading;
 use crate::completion::chat::ChatForm;
 use crate::completion::chat::Prompt;
+use crate::completion::forbid::Forbid;
 use crate::completion::writing::Writing;
+use crate::engine::config::EditTokens;
 use crate::engine::constraint::tokens::Automaton;
 use crate::engine::handle::Engine;
 use crate::engine::handle::EngineError;
 use crate::engine::handle::GenerateRequest;
+use crate::engine::handle::Generation;
+use crate::engine::levenshtein::Levenshtein;
 use crate::engine::sampler::Rule;
 use crate::engine::sampling::Sampling;
+use crate::engine::scheduler::Claim;
 use crate::engine::sequence::Form;
 use crate::engine::sequence::Generate;
 use crate::engine::template::Message;
@@ -38,6 +47,8 @@ use crate::prompt::Control;
 
 /// How sure a token must be to settle early when a request does not say.
 const THRESHOLD: f32 = 0.9;
+/// The threshold that a deadline leaves at least when a request does not say.
+const LEAST_THRESHOLD: f32 = 0.5;
 /// Passes after nothing is masked that may still replace tokens when a request does not say.
 const EDIT_STEPS: usize = 16;
 /// Names under which published vocabularies end a turn; texts end there too.
@@ -61,6 +72,25 @@ pub enum CompletionError {
     /// As many texts as may be are being written; nothing was queued.
     #[error("the model is overloaded: {0} texts are being written")]
     Busy(usize),
+    /// A text that must stand in what is written takes more tokens than any hole has.
+    #[error("no open part has room for {text:?}, which takes {needed} tokens")]
+    NoRoom {
+        /// The text.
+        text: String,
+        /// The tokens it takes.
+        needed: usize,
+    },
+    /// A text that must stand there holds one that may not.
+    #[error("{included:?} must be included and holds {forbidden:?}, which is forbidden")]
+    Contradiction {
+        /// What must stand there.
+        included: String,
+        /// What may not.
+        forbidden: String,
+    },
+    /// Whatever was written held it.
+    #[error("no wording without {0:?} was found")]
+    Forbidden(String),
 }
 
 /// How a text is written. The default is greedy.
@@ -77,24 +107,53 @@ pub struct Options {
     pub threshold: Option<f32>,
     /// The least confidence that replaces a settled token of the block; never replaced when `None`.
     pub edit_threshold: Option<f32>,
+    /// How far the threshold is lowered at most when the deadline of the claim would be missed.
+    pub min_threshold: Option<f32>,
+    /// For whom the text is written, and until when it must have begun.
+    pub claim: Claim,
     /// How tokens are drawn; the likeliest when `None`.
     pub sampling: Option<Sampling>,
     /// Texts that end the text before them.
     pub stop: Vec<String>,
     /// What the text must be.
     pub constraint: Option<Arc<Automaton>>,
+    /// What may not stand in what is written: [`Completer::forbid`].
+    pub forbid: Arc<Forbid>,
 }
 
 impl Options {
-    fn rule(&self, block: usize) -> Rule {
+    /// Returns the rule for blocks of this length, with the instructions that the model has.
+    fn rule(&self, block: usize, instructions: Option<EditTokens>) -> Rule {
         let threshold = self.threshold.unwrap_or(THRESHOLD);
-        match self.edit_threshold {
-            Some(editing_threshold) => {
-                let max_post_steps = self.max_steps.unwrap_or(EDIT_STEPS);
-                Rule::ThresholdEdit { threshold, editing_threshold, max_post_steps }
-            }
-            None => Rule::Threshold { threshold, steps: self.max_steps.unwrap_or(block) },
+        let Some(editing_threshold) = self.edit_threshold else {
+            return Rule::Threshold { threshold, steps: self.max_steps.unwrap_or(block) };
+        };
+        let max_post_steps = self.max_steps.unwrap_or(EDIT_STEPS);
+        match instructions {
+            Some(EditTokens { delete, insert }) => Rule::Levenshtein(Levenshtein {
+                threshold,
+                editing_threshold,
+                steps: block,
+                max_post_steps,
+                delete,
+                insert,
+            }),
+            None => Rule::ThresholdEdit { threshold, editing_threshold, max_post_steps },
         }
+    }
+
+    /// Returns how candidate `index` is written: each draws other numbers.
+    pub fn drawn(&self, index: u64) -> Options {
+        let mut options = self.clone();
+        if let Some(sampling) = &mut options.sampling {
+            sampling.seed = sampling.seed.wrapping_add(index);
+        }
+        options
+    }
+
+    /// Returns how far the threshold may be lowered: only for a deadline.
+    fn least_threshold(&self) -> Option<f32> {
+        self.claim.deadline.map(|_| self.min_threshold.unwrap_or(LEAST_THRESHOLD))
     }
 }
 
@@ -236,13 +295,27 @@ impl Completer {
         let shared = &self.shared;
         let place = Arc::clone(&shared.places).try_acquire_owned();
         let place = place.map_err(|_| CompletionError::Busy(shared.most))?;
+        let generation = self.generate(&canvas, options, Vec::new())?;
+        Ok(Writing::new(self.clone(), generation, canvas, options.clone(), place))
+    }
+
+    /// Asks the engine for what is open in a canvas, without some tokens at some positions.
+    fn generate(
+        &self,
+        canvas: &Canvas,
+        options: &Options,
+        banned_at: Vec<(usize, u32)>,
+    ) -> Result<Generation, CompletionError> {
+        let shared = &self.shared;
         let generate = Generate {
-            rule: options.rule(canvas.form.block),
-            banned: shared.banned.clone(),
-            banned_at: Vec::new(),
+            rule: options.rule(canvas.form.block, shared.engine.model().edits),
+            banned: [shared.banned.as_slice(), &options.forbid.tokens].concat(),
+            banned_at,
             stops_at_end: canvas.is_open_ended(),
+            stops_in_block: canvas.is_open_ended(),
             sampling: options.sampling,
             min_passes: options.min_steps,
+            least_threshold: options.least_threshold(),
         };
         let request = GenerateRequest {
             prompt: canvas.prompt.clone(),
@@ -250,8 +323,14 @@ impl Completer {
             block_length: Some(canvas.form.block),
             generate,
             constraint: options.constraint.clone(),
+            claim: options.claim,
         };
-        let generation = shared.engine.generate(request)?;
-        Ok(Writing::new(self.clone(), generation, canvas, options.stop.clone(), place))
+        Ok(shared.engine.generate(request)?)
+    }
+
+    /// Returns what is needed to read what the engine wrote.
+    fn reading<'a>(&'a self, stop: &'a [String]) -> Reading<'a> {
+        let Shared { engine, ends, .. } = &*self.shared;
+        Reading { tokenizer: engine.tokenizer(), mask: engine.model().mask_token_id, ends, stop }
     }
 }

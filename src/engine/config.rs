@@ -162,8 +162,19 @@ pub struct ModelConfig {
     pub eos_token_id: u32,
     /// The id that fills what is not used.
     pub pad_token_id: u32,
+    /// The instructions that its decoder follows beside text: to delete a token, to insert one.
+    pub edits: Option<EditTokens>,
     /// How drafts are written with this checkpoint, when it says so.
     pub drafting: Option<Drafting>,
+}
+
+/// The ids with which a model edits its block (LLaDA2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EditTokens {
+    /// Takes a token out.
+    pub delete: u32,
+    /// Opens a place before a token.
+    pub insert: u32,
 }
 
 /// How a checkpoint drafts answers.
@@ -205,6 +216,11 @@ impl ModelConfig {
     /// Returns the block length to denoise with when a request names none.
     pub fn block_length(&self) -> usize {
         self.default_block_length
+    }
+
+    /// Returns the ids that are instructions to the decoder and never text.
+    pub fn instructions(&self) -> Vec<u32> {
+        self.edits.iter().flat_map(|edits| [edits.delete, edits.insert]).collect()
     }
 
     /// Returns how many outputs the fused query, key and value projection has.

@@ -21,16 +21,21 @@ use crate::engine::load::Load;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::transformer::Model;
 use crate::engine::runner::Runner;
+use crate::engine::sampler::Rule;
+use crate::engine::scheduler::Claim;
 use crate::engine::sequence::CacheMode;
 use crate::engine::sequence::Form;
 use crate::engine::sequence::Generate;
 use crate::engine::sequence::Sequence;
+use crate::engine::steps::StepPredictor;
 use crate::engine::tokenizer::Tokenizer;
 use crate::engine::tokenizer::TokenizerError;
 use crate::engine::weights::Weights;
 use crate::engine::weights::WeightsError;
 use crate::engine::worker;
 use crate::engine::worker::Job;
+use crate::engine::worker::Late;
+use crate::engine::worker::Reader;
 
 /// How the engine runs.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -112,10 +117,16 @@ pub enum EngineError {
     /// A token id is outside the vocabulary.
     #[error("token id {0} is outside the vocabulary")]
     Token(u32),
+    /// A token id is an instruction of the decoder, and no text.
+    #[error("token id {0} is an instruction to the decoder, not text")]
+    Instruction(u32),
+    /// The deadline passed before the work began.
+    #[error(transparent)]
+    Late(#[from] Late),
 }
 
 /// What is to be denoised.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct GenerateRequest {
     /// Tokens that are given.
     pub prompt: Vec<u32>,
@@ -127,6 +138,8 @@ pub struct GenerateRequest {
     pub generate: Generate,
     /// What the canvas must become, if anything: [`Engine::structure`].
     pub constraint: Option<Arc<Automaton>>,
+    /// For whom, and until when.
+    pub claim: Claim,
 }
 
 /// A generation as it stands.
@@ -140,6 +153,10 @@ pub struct Snapshot {
     pub settled: usize,
     /// Denoising passes so far.
     pub steps: u32,
+    /// How many were predicted for the blocks that began, after the first pass of each.
+    pub predicted_steps: u32,
+    /// How many those blocks take when one token settles in each.
+    pub fixed_steps: u32,
     /// Blocks that took passes, finished.
     pub blocks: u32,
     /// Tokens unmasked so far.
@@ -153,7 +170,7 @@ pub struct Snapshot {
 /// A generation under way. Dropping it cancels the work.
 #[derive(Debug)]
 pub struct Generation {
-    receiver: watch::Receiver<Snapshot>,
+    receiver: watch::Receiver<Result<Snapshot, Late>>,
     is_over: bool,
 }
 
@@ -163,13 +180,13 @@ impl Generation {
     /// States that nobody fetched are replaced by newer ones. Cancel-safe.
     ///
     /// # Errors
-    /// When the engine stops before the generation is complete.
+    /// When the engine stops before the generation is complete, or did not begin it by its deadline.
     pub async fn next(&mut self) -> Result<Option<Snapshot>, EngineError> {
         if self.is_over {
             return Ok(None);
         }
         self.receiver.changed().await.map_err(|_| EngineError::Stopped)?;
-        let snapshot = self.receiver.borrow_and_update().clone();
+        let snapshot = self.receiver.borrow_and_update().clone()?;
         self.is_over = snapshot.is_done;
         Ok(Some(snapshot))
     }
@@ -186,6 +203,7 @@ struct Shared {
     jobs: SyncSender<Job>,
     config: EngineConfig,
     model: ModelConfig,
+    predictor: StepPredictor,
     load: Arc<Load>,
     /// Positions that the cache has room for.
     capacity: usize,
@@ -205,11 +223,13 @@ impl Engine {
     /// As long as reading and packing the weights takes.
     pub fn start(folder: &Path, config: EngineConfig) -> Result<Engine, EngineError> {
         let model_config = ModelConfig::read(folder)?;
+        let predictor = StepPredictor::read(folder)?;
         let tokenizer = Tokenizer::read(folder)?;
         let weights = Weights::open(folder)?;
         let model = Model::load(model_config.clone(), &weights, config.quant, |_, _| {})?;
         let weight_bytes = model.bytes();
-        // A job more is refused, never queued without bound.
+        // The thread empties the channel at each step; how many wait in both is counted, and one more
+        // is refused.
         let (jobs, receiver) = sync_channel(config.max_waiting.max(1));
         let load = Arc::new(Load::default());
         let runner = Runner::new(model, config.kv_cache_mib << 20);
@@ -218,8 +238,18 @@ impl Engine {
             .map_err(|error| EngineError::Threads(error.to_string()))?;
         let folder = folder.to_owned();
         let (model, structures) = (model_config, Structures::default());
-        let shared =
-            Shared { jobs, config, model, load, capacity, tokenizer, structures, folder, weight_bytes };
+        let shared = Shared {
+            jobs,
+            config,
+            model,
+            predictor,
+            load,
+            capacity,
+            tokenizer,
+            structures,
+            folder,
+            weight_bytes,
+        };
         Ok(Engine { shared: Arc::new(shared) })
     }
 
@@ -277,19 +307,29 @@ impl Engine {
         let mut generate = request.generate;
         // A mask that settles as a mask would never be done.
         generate.banned.push(model.mask_token_id);
+        generate.rule = match generate.rule {
+            // What must keep to a structure may not move.
+            Rule::Levenshtein(rule) if request.constraint.is_some() => rule.without_instructions(),
+            rule => rule,
+        };
+        if !matches!(generate.rule, Rule::Levenshtein(_)) {
+            generate.banned.extend(model.instructions());
+        }
         let mut sequence = Sequence::generate(&request.prompt, &request.canvas, form, generate);
+        sequence.predictor = self.shared.predictor;
         if let Some(constraint) = &request.constraint {
             sequence.enforce(constraint, model.vocab_size)?;
         }
-        let (sender, receiver) = watch::channel(Snapshot::default());
-        self.send(Job::Generate(sequence, sender))?;
+        let (sender, receiver) = watch::channel(Ok(Snapshot::default()));
+        self.send(Job { sequence, claim: request.claim, reader: Reader::Generate(sender) })?;
         Ok(Generation { receiver, is_over: false })
     }
 
     /// Returns the probabilities of `labels` among themselves at the masked position of `tokens`.
     ///
     /// # Errors
-    /// When the engine is overloaded or stopped, or the request is too long.
+    /// When the engine is overloaded or stopped, the request is too long, or the deadline of its claim
+    /// passed before it began.
     ///
     /// # Cancellation
     /// Dropping the future drops the work.
@@ -298,6 +338,7 @@ impl Engine {
         tokens: &[u32],
         position: usize,
         labels: Vec<u32>,
+        claim: Claim,
     ) -> Result<Vec<f32>, EngineError> {
         let model = &self.shared.model;
         self.check(tokens.len(), model.block_length(), tokens.iter().chain(&labels))?;
@@ -306,8 +347,8 @@ impl Engine {
         }
         let sequence = Sequence::score(tokens, position, Form::of(model));
         let (sender, receiver) = oneshot::channel();
-        self.send(Job::Score(sequence, labels, sender))?;
-        receiver.await.map_err(|_| EngineError::Stopped)
+        self.send(Job { sequence, claim, reader: Reader::Score(labels, sender) })?;
+        Ok(receiver.await.map_err(|_| EngineError::Stopped)??)
     }
 
     fn check<'a>(
@@ -322,19 +363,27 @@ impl Engine {
         if tokens == 0 || tokens > limit {
             return Err(EngineError::TooLong { tokens, limit });
         }
-        match ids.copied().find(|id| *id as usize >= self.shared.model.vocab_size) {
-            Some(id) => Err(EngineError::Token(id)),
-            None => Ok(()),
+        let instructions = self.shared.model.instructions();
+        for id in ids.copied() {
+            if id as usize >= self.shared.model.vocab_size {
+                return Err(EngineError::Token(id));
+            }
+            if instructions.contains(&id) {
+                return Err(EngineError::Instruction(id));
+            }
         }
+        Ok(())
     }
 
     fn send(&self, job: Job) -> Result<(), EngineError> {
+        let Shared { jobs, config, load, .. } = &*self.shared;
         // Counted before it is sent: the thread may take it at once.
-        self.shared.load.waiting.fetch_add(1, Relaxed);
-        self.shared.jobs.try_send(job).map_err(|error| {
-            self.shared.load.waiting.fetch_sub(1, Relaxed);
+        let is_full = load.waiting.fetch_add(1, Relaxed) >= config.max_waiting.max(1);
+        let sent = if is_full { Err(TrySendError::Full(job)) } else { jobs.try_send(job) };
+        sent.map_err(|error| {
+            load.waiting.fetch_sub(1, Relaxed);
             match error {
-                TrySendError::Full(_) => EngineError::Overloaded(self.shared.config.max_waiting),
+                TrySendError::Full(_) => EngineError::Overloaded(config.max_waiting),
                 TrySendError::Disconnected(_) => EngineError::Stopped,
             }
         })

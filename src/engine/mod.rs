@@ -1,15 +1,17 @@
 //! The block-diffusion language model engine: readable alone, it knows token ids and text only.
 //!
 //! In reading order: [`config`] (a checkpoint's shapes), [`tokenizer`] and [`template`] (a
-//! conversation as ids), [`sequence`] (tokens on their way), [`sampler`] (what settles), [`sampling`]
-//! (chance), [`constraint`] (what may stand), [`scheduler`] (who runs), [`runner`] (one step), [`worker`] (the thread) and [`handle`]
-//! (what callers hold), with [`load`]. Below them [`model`] (the forward pass), [`kv_cache`] with its
+//! conversation as ids), [`sequence`] (tokens on their way), [`sampler`] (what settles) with
+//! [`levenshtein`] (what moves), [`sampling`] (chance), [`steps`] (how many passes it will take),
+//! [`constraint`] (what may stand), [`scheduler`] (who runs), [`runner`] (one step), [`worker`] (the
+//! thread) and [`handle`] (what callers hold), with [`load`]. Below them [`model`] (the forward pass), [`kv_cache`] with its
 //! [`pages`], [`weights`] and [`ops`] (arithmetic); beside them [`train`].
 
 pub mod config;
 pub mod constraint;
 pub mod handle;
 pub mod kv_cache;
+pub mod levenshtein;
 pub mod load;
 pub mod model;
 pub mod ops;
@@ -19,6 +21,7 @@ pub mod sampler;
 pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
+pub mod steps;
 pub mod template;
 pub mod tokenizer;
 pub mod train;

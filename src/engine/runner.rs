@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use crate::engine::config::Attention;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::kv_cache::PAGE;
+use crate::engine::levenshtein::Levenshtein;
 use crate::engine::model::transformer::Chunk;
 use crate::engine::model::transformer::Model;
 use crate::engine::model::transformer::Sight;
@@ -15,6 +16,8 @@ use crate::engine::ops::softmax::sum_of_exponentials;
 use crate::engine::pages::Before;
 use crate::engine::pages::PageId;
 use crate::engine::sampler::Candidate;
+use crate::engine::sampler::Choice;
+use crate::engine::sampler::Rule;
 use crate::engine::sequence::Change;
 use crate::engine::sequence::Purpose;
 use crate::engine::sequence::Sequence;
@@ -261,21 +264,46 @@ fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
             if let Some(fill) = slot.sequence.fill.as_ref().filter(|f| f.positions().contains(&position)) {
                 fill.mask(position, logits);
             }
-            let (token, confidence) = match &generate.sampling {
-                Some(sampling) => sampling.draw(logits, position, slot.sequence.pass),
-                None => {
-                    let best = largest(logits);
-                    let token = logits.iter().position(|s| *s == best).unwrap_or(0);
-                    (token as u32, 1.0 / sum_of_exponentials(logits, best))
+            // Only what is written anew is drawn; what is edited is so for being likelier.
+            let is_masked = slot.sequence.tokens[position] == slot.sequence.form.mask;
+            let is_drawn = is_masked || !matches!(generate.rule, Rule::Levenshtein(_));
+            let Choice { token, confidence } = match generate.sampling.filter(|_| is_drawn) {
+                Some(sampling) => {
+                    let (token, confidence) = sampling.draw(logits, position, slot.sequence.pass);
+                    Choice { token, confidence }
                 }
+                None => likeliest(logits, &[]),
             };
+            let (mut text, mut second) = (Choice::default(), Choice::default());
+            if let Rule::Levenshtein(Levenshtein { delete, insert, .. }) = generate.rule {
+                text = match token == delete || token == insert {
+                    true => likeliest(logits, &[delete, insert]),
+                    false => Choice { token, confidence },
+                };
+                second = likeliest(logits, &[delete, insert, token]);
+            }
             let entropy = if generate.rule.ranks_by_entropy() {
                 let best = largest(logits);
                 entropy(logits, best, sum_of_exponentials(logits, best))
             } else {
                 0.0
             };
-            Read::Candidate(Candidate { at: position - slot.sequence.current, token, confidence, entropy })
+            let at = position - slot.sequence.current;
+            Read::Candidate(Candidate { at, token, confidence, entropy, text, second })
         }
     }
+}
+
+/// Returns the likeliest token but for those excepted, with its probability among all.
+fn likeliest(logits: &[f32], excepted: &[u32]) -> Choice {
+    let best = largest(logits);
+    let sum = sum_of_exponentials(logits, best);
+    if excepted.is_empty() {
+        let token = logits.iter().position(|s| *s == best).unwrap_or(0) as u32;
+        return Choice { token, confidence: 1.0 / sum };
+    }
+    let others = (0_u32..).zip(logits).filter(|(token, _)| !excepted.contains(token));
+    // Of equal scores the first counts, as above.
+    let found = others.reduce(|found, other| if other.1 > found.1 { other } else { found });
+    found.map_or(Choice::default(), |(token, score)| Choice { token, confidence: (score - best).exp() / sum })
 }

@@ -2,10 +2,13 @@
 //!
 //! Greedy: every position's candidate is the arg-max token with its softmax probability as
 //! confidence. Rules as published: LLaDA2.0 (`threshold`), LLaDA2.1 (`threshold_edit`), LLaDA
-//! (`low_confidence`), Fast-dLLM (`factor`, arXiv 2505.22618) and SDAR (`entropy_bound`, `sequential`).
+//! (`low_confidence`), Fast-dLLM (`factor`, arXiv 2505.22618), SDAR (`entropy_bound`, `sequential`)
+//! and LLaDA2.2 (`levenshtein`, which moves tokens too and so has a file of its own).
 
 use serde::Deserialize;
 use serde::Serialize;
+
+use crate::engine::levenshtein::Levenshtein;
 
 /// How a block is denoised.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -47,6 +50,8 @@ pub enum Rule {
         /// The most passes of a block.
         steps: usize,
     },
+    /// As `threshold_edit`, and places vanish or open up.
+    Levenshtein(Levenshtein),
 }
 
 impl Default for Rule {
@@ -55,8 +60,17 @@ impl Default for Rule {
     }
 }
 
+/// A token and its probability.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Choice {
+    /// The token.
+    pub token: u32,
+    /// Its probability.
+    pub confidence: f32,
+}
+
 /// What the model would put at a position.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Candidate {
     /// The position within the block.
     pub at: usize,
@@ -66,6 +80,17 @@ pub struct Candidate {
     pub confidence: f32,
     /// The entropy of the whole distribution in nats, where [`Rule::ranks_by_entropy`]; else 0.
     pub entropy: f32,
+    /// With [`Rule::Levenshtein`] the likeliest that is no instruction.
+    pub text: Choice,
+    /// With [`Rule::Levenshtein`] the likeliest that is no instruction and not `token`.
+    pub second: Choice,
+}
+
+impl Candidate {
+    /// Returns the likeliest token with its probability.
+    pub fn choice(&self) -> Choice {
+        Choice { token: self.token, confidence: self.confidence }
+    }
 }
 
 /// A block before a pass is applied.
@@ -104,7 +129,52 @@ impl Settled {
 impl Rule {
     /// Returns whether unmasked positions may change, and so want candidates.
     pub fn edits(&self) -> bool {
-        matches!(self, Rule::ThresholdEdit { .. })
+        matches!(self, Rule::ThresholdEdit { .. } | Rule::Levenshtein(_))
+    }
+
+    /// Returns the confidence that settles a token, where there is one.
+    pub fn threshold(&self) -> Option<f32> {
+        match *self {
+            Rule::Threshold { threshold, .. } | Rule::ThresholdEdit { threshold, .. } => Some(threshold),
+            Rule::Levenshtein(Levenshtein { threshold, .. }) => Some(threshold),
+            _ => None,
+        }
+    }
+
+    /// Returns the rule with another threshold, where there is one.
+    pub fn with_threshold(mut self, other: f32) -> Rule {
+        match &mut self {
+            Rule::Threshold { threshold, .. } | Rule::ThresholdEdit { threshold, .. } => *threshold = other,
+            Rule::Levenshtein(rule) => rule.threshold = other,
+            _ => {}
+        }
+        self
+    }
+
+    /// Returns how many passes a block of `length` takes that begins with `masked` masks, where the
+    /// confidences do not matter.
+    pub fn schedule(&self, masked: usize, length: usize) -> Option<usize> {
+        match *self {
+            Rule::LowConfidence { steps } => Some(masked.min(steps.max(1))),
+            Rule::Sequential { steps } => {
+                let mut left = masked;
+                (0..steps.max(1))
+                    .position(|pass| {
+                        left = left.saturating_sub(even_share(length, steps, pass));
+                        left == 0
+                    })
+                    .map_or(Some(steps.max(1)), |pass| Some(pass + 1))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the most passes of a block, where the rule limits them.
+    pub fn most_passes(&self) -> usize {
+        match *self {
+            Rule::Threshold { steps, .. } => steps.max(1),
+            _ => usize::MAX,
+        }
     }
 
     /// Returns whether candidates need their entropy.
@@ -127,7 +197,8 @@ impl Rule {
         unmasked.truncate(self.count(block, unmasked.iter().map(|i| &candidates[*i])));
         unmasked.sort_unstable();
         let edited = match *self {
-            Rule::ThresholdEdit { editing_threshold, .. } => (0..candidates.len())
+            Rule::ThresholdEdit { editing_threshold, .. }
+            | Rule::Levenshtein(Levenshtein { editing_threshold, .. }) => (0..candidates.len())
                 .filter(|i| {
                     let c = &candidates[*i];
                     !is_masked(c) && c.token != block.tokens[c.at] && c.confidence > editing_threshold
@@ -146,7 +217,7 @@ impl Rule {
                 let sure = ranked.filter(|c| c.confidence > threshold).count();
                 sure.max(share(block.tokens.len(), steps))
             }
-            Rule::ThresholdEdit { threshold, .. } => {
+            Rule::ThresholdEdit { threshold, .. } | Rule::Levenshtein(Levenshtein { threshold, .. }) => {
                 ranked.filter(|c| c.confidence > threshold).count().max(1)
             }
             Rule::LowConfidence { steps } => share(block.masks_at_start, steps),
@@ -183,7 +254,8 @@ impl Rule {
                 !has_masks || pass >= steps
             }
             Rule::Factor { .. } | Rule::EntropyBound { .. } => !has_masks,
-            Rule::ThresholdEdit { max_post_steps, .. } => {
+            Rule::ThresholdEdit { max_post_steps, .. }
+            | Rule::Levenshtein(Levenshtein { max_post_steps, .. }) => {
                 // An edit may mask a token again; the pass that unmasks it does not count as one after.
                 !has_masks && (post >= max_post_steps || (!began_masked && edited == 0))
             }
@@ -192,7 +264,7 @@ impl Rule {
 }
 
 /// Returns the share of pass `pass` when `count` is split over `passes` as evenly as possible, larger shares first.
-fn even_share(count: usize, passes: usize, pass: usize) -> usize {
+pub(super) fn even_share(count: usize, passes: usize, pass: usize) -> usize {
     let passes = passes.max(1);
     count / passes + usize::from(pass < count % passes)
 }
@@ -202,7 +274,13 @@ mod tests {
     use super::*;
 
     fn candidates(confidences: &[f32]) -> Vec<Candidate> {
-        let candidate = |(at, c): (usize, &f32)| Candidate { at, token: 7, confidence: *c, entropy: 1.0 - c };
+        let candidate = |(at, c): (usize, &f32)| Candidate {
+            at,
+            token: 7,
+            confidence: *c,
+            entropy: 1.0 - c,
+            ..Candidate::default()
+        };
         confidences.iter().enumerate().map(candidate).collect()
     }
 
@@ -255,6 +333,14 @@ mod tests {
     #[test]
     fn sequential_goes_from_left_to_right() {
         check(Rule::Sequential { steps: 2 }, 0, &[0.1, 0.2, 0.9, 0.9], &[0, 1]);
+    }
+
+    #[test]
+    fn a_schedule_that_does_not_look_at_confidences_is_known_before() {
+        assert_eq!(Rule::LowConfidence { steps: 3 }.schedule(16, 16), Some(3));
+        assert_eq!(Rule::LowConfidence { steps: 8 }.schedule(5, 16), Some(5));
+        assert_eq!(Rule::Sequential { steps: 4 }.schedule(5, 16), Some(2), "four a pass");
+        assert_eq!(Rule::default().schedule(16, 16), None);
     }
 
     #[test]

@@ -16,11 +16,19 @@ use crate::engine::constraint::ConstraintError;
 use crate::engine::constraint::fill::Fill;
 use crate::engine::constraint::fill::Limits;
 use crate::engine::constraint::tokens::Automaton;
+use crate::engine::levenshtein::EditedBlock;
+use crate::engine::levenshtein::Editing;
+use crate::engine::levenshtein::Levenshtein;
 use crate::engine::sampler::Block;
 use crate::engine::sampler::Candidate;
 use crate::engine::sampler::Rule;
 use crate::engine::sampler::Settled;
 use crate::engine::sampling::Sampling;
+use crate::engine::steps::StepPredictor;
+
+pub use self::passes::Passes;
+
+mod passes;
 
 /// What passes of full attention keep of the pass that began a block (Fast-dLLM, arXiv 2505.22618).
 ///
@@ -84,7 +92,7 @@ pub enum Purpose {
 }
 
 /// How a canvas is denoised.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Generate {
     /// Which positions settle when.
     pub rule: Rule,
@@ -94,10 +102,15 @@ pub struct Generate {
     pub banned_at: Vec<(usize, u32)>,
     /// Whether an end of text in a finished block ends the sequence.
     pub stops_at_end: bool,
+    /// Whether it ends the sequence already when nothing before it is masked any more, as nobody reads
+    /// what would follow. The published rules finish the block.
+    pub stops_in_block: bool,
     /// How tokens are drawn; the likeliest is taken when `None`.
     pub sampling: Option<Sampling>,
     /// The fewest passes of a block that has as many masks.
     pub min_passes: usize,
+    /// How far the threshold may be lowered to meet a deadline; not at all when `None`.
+    pub least_threshold: Option<f32>,
 }
 
 /// A sequence's tokens and how far it is.
@@ -136,6 +149,14 @@ pub struct Sequence {
     frozen: Vec<bool>,
     /// What the canvas must become, if a structure is enforced.
     pub fill: Option<Fill>,
+    /// What the current block has been, if its tokens may move.
+    editing: Option<Editing>,
+    /// Predicts passes.
+    pub predictor: StepPredictor,
+    /// Each block's passes, the current one's last.
+    pub history: Vec<Passes>,
+    /// Passes until its deadline, if it has one.
+    pub passes_left: Option<usize>,
 }
 
 /// What one pass did to the current block.
@@ -212,6 +233,10 @@ impl Sequence {
             is_done: false,
             frozen,
             fill: None,
+            editing: None,
+            predictor: StepPredictor::default(),
+            history: Vec::new(),
+            passes_left: None,
         }
     }
 
@@ -284,11 +309,35 @@ impl Sequence {
             self.is_done = true;
             return Change::default();
         };
-        let (rule, min_passes) = (generate.rule, generate.min_passes);
+        let (stops_in_block, min_passes) = (generate.stops_in_block, generate.min_passes);
+        let glance = self.glance(candidates);
+        let rule = self.rule_now(generate, &glance);
+        let masked = glance.confidences.len();
+        // A block that must take more passes leaves something for each of them.
+        let most = masked.div_ceil(min_passes.saturating_sub(self.pass).max(1));
+        let (change, is_done) = match rule {
+            Rule::Levenshtein(rule) => self.edit(&rule, most, candidates),
+            rule => self.settle(rule, most, candidates),
+        };
+        self.note(&rule, min_passes, &glance, change.unmasked);
+        self.pass += 1;
+        self.steps += 1;
+        self.unmasked += change.unmasked as u32;
+        if is_done {
+            self.blocks += 1;
+            self.advance();
+        } else if stops_in_block && change.edited == 0 && self.is_ended() {
+            self.blocks += 1;
+            self.is_done = true;
+        }
+        change
+    }
+
+    /// Settles what the rule chooses; returns whether the block is done.
+    fn settle(&mut self, rule: Rule, most: usize, candidates: &[Candidate]) -> (Change, bool) {
         let range = self.current..self.block_end();
         let mask = self.form.mask;
-        let masked = self.tokens[range.clone()].iter().filter(|token| **token == mask).count();
-        let began_masked = masked > 0;
+        let began_masked = self.tokens[range.clone()].contains(&mask);
         let block = Block {
             tokens: &self.tokens[range.clone()],
             mask,
@@ -296,8 +345,7 @@ impl Sequence {
             pass: self.pass,
         };
         let mut settled = rule.settle(block, candidates);
-        let left = min_passes.saturating_sub(self.pass).max(1);
-        settled.keep_surest(masked.div_ceil(left), candidates);
+        settled.keep_surest(most, candidates);
         if let Some(mut fill) = self.fill.take() {
             self.check(&mut settled, candidates, &mut fill);
             self.fill = Some(fill);
@@ -307,18 +355,38 @@ impl Sequence {
             self.tokens[at] = candidates[*i].token;
             self.confidences[at] = candidates[*i].confidence;
         }
-        self.pass += 1;
         self.post += usize::from(!began_masked);
-        self.steps += 1;
-        self.unmasked += settled.unmasked.len() as u32;
         let has_masks = self.tokens[range].contains(&mask);
-        let is_done = rule.is_done(self.pass, self.post, settled.edited.len(), has_masks, began_masked);
+        let is_done = rule.is_done(self.pass + 1, self.post, settled.edited.len(), has_masks, began_masked);
+        let change = Change { unmasked: settled.unmasked.len(), edited: settled.edited.len() };
         // A schedule may be over while tokens that contradicted each other are still masked.
-        if is_done && (self.fill.is_none() || !has_masks) {
-            self.blocks += 1;
-            self.advance();
-        }
-        Change { unmasked: settled.unmasked.len(), edited: settled.edited.len() }
+        (change, is_done && (self.fill.is_none() || !has_masks))
+    }
+
+    /// Edits the block; returns whether it is done.
+    fn edit(&mut self, rule: &Levenshtein, most: usize, candidates: &[Candidate]) -> (Change, bool) {
+        let range = self.current..self.block_end();
+        let mask = self.form.mask;
+        let mut editing =
+            self.editing.take().unwrap_or_else(|| Editing::new(&self.tokens[range.clone()], mask));
+        let block = EditedBlock {
+            tokens: &mut self.tokens[range.clone()],
+            confidences: &mut self.confidences[range.clone()],
+            frozen: &self.frozen[range],
+            mask,
+            pass: self.pass,
+            most,
+        };
+        let edited = editing.apply(rule, block, candidates);
+        self.editing = (!edited.is_done).then_some(editing);
+        (Change { unmasked: edited.unmasked, edited: edited.edited }, edited.is_done)
+    }
+
+    /// Returns whether the text has an end in the current block and nothing before it is masked.
+    fn is_ended(&self) -> bool {
+        let block = &self.tokens[self.current.max(self.prompt)..self.block_end()];
+        let decided = block.iter().position(|token| *token == self.form.mask).unwrap_or(block.len());
+        block[..decided].contains(&self.form.end_of_text)
     }
 
     /// Enforces a structure on the whole canvas from here on; `vocabulary` is the model's.
@@ -387,6 +455,7 @@ impl Sequence {
         self.current = block_end;
         self.pass = 0;
         self.post = 0;
+        self.editing = None;
         if self.form.attention == Attention::Full {
             self.cached = 0;
         }

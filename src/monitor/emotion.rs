@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::handle::Engine;
 use crate::engine::handle::EngineError;
+use crate::engine::scheduler::Claim;
 use crate::engine::tokenizer::TokenizerError;
 use crate::event::Emotion;
 use crate::prompt;
@@ -40,18 +41,19 @@ impl EmotionReader {
         Ok(EmotionReader { labels: labels?, engine })
     }
 
-    /// Returns the probability of every label after `turns`, the last of which is the customer's.
+    /// Returns the probability of every label after `turns`, the last of which is the customer's;
+    /// the work is counted to `claim`.
     ///
     /// # Errors
     /// When the model is overloaded or stopped.
     ///
     /// # Cancellation
     /// Dropping the future drops the work.
-    pub async fn read(&self, turns: &[Turn]) -> Result<BTreeMap<Emotion, f32>, EmotionError> {
+    pub async fn read(&self, turns: &[Turn], claim: Claim) -> Result<BTreeMap<Emotion, f32>, EmotionError> {
         let mut pieces = prompt::emotion(turns);
         pieces.extend([Piece::Control(Control::Mask), Piece::Control(Control::End)]);
         let tokens = prompt::encode(&pieces, self.engine.tokenizer())?;
-        let scores = self.engine.score(&tokens, tokens.len() - 2, self.labels.clone()).await?;
+        let scores = self.engine.score(&tokens, tokens.len() - 2, self.labels.clone(), claim).await?;
         Ok(Emotion::ALL.into_iter().zip(scores).collect())
     }
 }

@@ -181,6 +181,7 @@ fn check_decode(runner: &mut Runner, case: &DecodeCase) -> Result<String, String
         stops_at_end: case.eos_id.is_some(),
         sampling: None,
         min_passes: 0,
+        ..Generate::default()
     };
     let model = Form::of(&runner.model().config);
     let end_of_text = case.eos_id.unwrap_or(model.end_of_text);

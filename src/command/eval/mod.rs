@@ -4,6 +4,7 @@ mod fixtures;
 mod knowledge;
 mod model;
 mod redaction;
+mod steps;
 
 use crate::corpus::service::Company;
 use crate::corpus::service::Split;
@@ -24,6 +25,8 @@ pub enum Eval {
     Redaction(redaction::Args),
     /// Measures card hit rates on labelled calls and queries.
     Knowledge(knowledge::Args),
+    /// Measures denoising passes against their prediction and against a fixed schedule.
+    Steps(steps::Args),
     /// Measures bits per byte, emotion macro-F1 and drafts on labelled calls.
     Model(model::Args),
 }
@@ -37,6 +40,7 @@ pub fn run(eval: Eval) -> anyhow::Result<()> {
         Eval::Fixtures(args) => fixtures::run(args),
         Eval::Redaction(args) => redaction::run(args),
         Eval::Knowledge(args) => knowledge::run(args),
+        Eval::Steps(args) => steps::run(args),
         Eval::Model(args) => model::run(args),
     }
 }

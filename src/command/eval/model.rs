@@ -24,6 +24,7 @@ use crate::corpus::service::Company;
 use crate::corpus::service::Split;
 use crate::corpus::tasks::redacted_turns;
 use crate::engine::handle::Engine;
+use crate::engine::scheduler::Claim;
 use crate::engine::train::checkpoint::read_network;
 use crate::engine::train::objective;
 use crate::engine::train::objective::Example;
@@ -121,7 +122,8 @@ fn labelled(args: &Args, knowledge: &Knowledge) -> anyhow::Result<Labelled> {
                     let bases = vec![company.base.clone()];
                     let question = Question { turns: turns[..=i].to_vec(), bases, limit: 3 };
                     let cards = knowledge.search(TENANT, &question)?;
-                    let request = DraftRequest { turns: turns[..=i].to_vec(), cards, instruction: None };
+                    let turns = turns[..=i].to_vec();
+                    let request = DraftRequest { turns, cards, instruction: None, claim: Claim::default() };
                     asked.push(Asked { request, answer: answer.text.clone(), facts: answer.facts.clone() });
                 }
             }
@@ -162,7 +164,7 @@ async fn emotion_scores(engine: &Engine, turns: &[(Vec<Turn>, Emotion)]) -> anyh
         .map(|(turns, gold)| {
             let reader = &reader;
             async move {
-                let scores = reader.read(turns).await?;
+                let scores = reader.read(turns, Claim::default()).await?;
                 let best = scores.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(label, _)| label);
                 anyhow::Ok((best.unwrap_or(Emotion::Neutral), *gold))
             }

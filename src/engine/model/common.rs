@@ -88,6 +88,7 @@ impl CommonFields {
             mask_token_id: self.mask_token_id.unwrap_or(defaults.mask),
             eos_token_id,
             pad_token_id: self.pad_token_id.unwrap_or(eos_token_id),
+            edits: None,
             drafting: None,
         })
     }

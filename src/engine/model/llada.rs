@@ -139,6 +139,7 @@ impl LladaConfig {
             mask_token_id: self.mask_token_id.unwrap_or(MASK),
             eos_token_id,
             pad_token_id: self.pad_token_id.unwrap_or(eos_token_id),
+            edits: None,
             drafting: None,
         })
     }

@@ -13,6 +13,7 @@ use crate::engine::config::Attention;
 use crate::engine::config::Biases;
 use crate::engine::config::ConfigError;
 use crate::engine::config::Drafting;
+use crate::engine::config::EditTokens;
 use crate::engine::config::Family;
 use crate::engine::config::FeedForwardShape;
 use crate::engine::config::ModelConfig;
@@ -34,6 +35,9 @@ const BLOCK_LENGTH: usize = 32;
 /// `<|mask|>` and `<|endoftext|>` of published checkpoints whose file does not state them.
 const MASK: u32 = 156_895;
 const END_OF_TEXT: u32 = 156_892;
+/// The instructions to delete and to insert of published LLaDA2.2, whose file does not state them.
+const DELETE: u32 = 156_930;
+const INSERT: u32 = 156_931;
 
 /// The tensors of a checkpoint.
 pub const NAMES: Names = Names {
@@ -134,6 +138,12 @@ pub struct Rest {
     /// Experts open to a block (LLaDA2.2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert_capacity: Option<usize>,
+    /// The instruction to take a token out (LLaDA2.2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete_token_id: Option<u32>,
+    /// The instruction to open a place before a token (LLaDA2.2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_token_id: Option<u32>,
     /// Activation of the feed-forward layers: `silu`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden_act: Option<String>,
@@ -243,6 +253,25 @@ impl Llada2Config {
         }
     }
 
+    /// Returns the instructions of the decoder: those that the file states, or those of LLaDA2.2, which
+    /// is known by its routing, where the vocabulary has them.
+    fn edits(&self) -> Result<Option<EditTokens>, String> {
+        let (delete, insert) = match (self.rest.delete_token_id, self.rest.split_token_id) {
+            (Some(delete), Some(insert)) => (delete, insert),
+            (None, None) if self.rest.expert_capacity.is_none() => return Ok(None),
+            (None, None) if self.vocab_size <= INSERT as usize => return Ok(None),
+            (None, None) => (DELETE, INSERT),
+            _ => return Err("delete_token_id and split_token_id go together".to_owned()),
+        };
+        for id in [delete, insert] {
+            let is_taken = [self.mask_token_id, self.eos_token_id, self.pad_token_id].contains(&id);
+            if is_taken || id as usize >= self.vocab_size || delete == insert {
+                return Err(format!("token {id} cannot be an instruction to delete or to insert"));
+            }
+        }
+        Ok(Some(EditTokens { delete, insert }))
+    }
+
     /// Returns the description that the engine runs by, or what it does not support.
     pub fn normalise(&self) -> Result<ModelConfig, String> {
         let rest = &self.rest;
@@ -288,6 +317,7 @@ impl Llada2Config {
             mask_token_id: self.mask_token_id,
             eos_token_id: self.eos_token_id,
             pad_token_id: self.pad_token_id,
+            edits: self.edits()?,
             drafting: self.drafting,
         })
     }

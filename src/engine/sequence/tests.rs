@@ -4,7 +4,15 @@ use super::*;
 
 fn generate() -> Generate {
     let rule = Rule::Threshold { threshold: 0.5, steps: 4 };
-    Generate { rule, banned: vec![], banned_at: vec![], stops_at_end: true, sampling: None, min_passes: 0 }
+    Generate {
+        rule,
+        banned: vec![],
+        banned_at: vec![],
+        stops_at_end: true,
+        sampling: None,
+        min_passes: 0,
+        ..Generate::default()
+    }
 }
 
 const BLOCKS: Form = Form {
@@ -19,7 +27,8 @@ const BLOCKS: Form = Form {
 const FULL: Form = Form { attention: Attention::Full, ..BLOCKS };
 
 fn sure(sequence: &Sequence, token: u32) -> Vec<Candidate> {
-    let at = |p: &usize| Candidate { at: p - sequence.current, token, confidence: 0.9, entropy: 0.0 };
+    let at =
+        |p: &usize| Candidate { at: p - sequence.current, token, confidence: 0.9, ..Candidate::default() };
     sequence.wanted().iter().map(at).collect()
 }
 
@@ -118,4 +127,81 @@ fn shifted_logits_come_from_the_row_before_and_the_first_from_its_own() {
     assert_eq!(sequence.sources(), 0..2);
     let sequence = Sequence::score(&[5; 9], 7, form);
     assert_eq!((sequence.sources(), sequence.pass_end(1)), (6..7, 9));
+}
+
+#[test]
+fn a_text_may_end_as_soon_as_nothing_before_its_end_is_masked() {
+    let generate = Generate { stops_in_block: true, ..generate() };
+    let mut sequence = Sequence::generate(&[5], &[None; 11], BLOCKS, generate);
+    let candidate = |at, token| Candidate { at, token, confidence: 0.9, ..Candidate::default() };
+    sequence.apply(&[candidate(2, 1), Candidate { confidence: 0.1, ..candidate(1, 9) }]);
+    assert!(!sequence.is_done, "what stands before the end is masked");
+    sequence.apply(&[candidate(1, 9)]);
+    assert!(sequence.is_done);
+    assert_eq!(sequence.canvas()[..3], [9, 1, 0], "nobody reads what follows");
+    assert_eq!((sequence.steps, sequence.blocks, sequence.fixed_steps()), (2, 1, 2));
+}
+
+#[test]
+fn passes_are_predicted_after_the_first_of_a_block() {
+    let rule = Rule::Threshold { threshold: 0.5, steps: 3 };
+    let mut sequence = Sequence::generate(&[], &[None; 8], BLOCKS, Generate { rule, ..generate() });
+    assert_eq!((sequence.predicted_steps(), sequence.predicted_left()), (0, 2), "one a block");
+    let unsure: Vec<Candidate> =
+        (0..4).map(|at| Candidate { at, token: 9, confidence: 0.1, ..Candidate::default() }).collect();
+    sequence.apply(&unsure);
+    // By the rule of thumb 1.5 and a third of the two that are left.
+    assert_eq!((sequence.predicted_steps(), sequence.fixed_steps()), (2, 4));
+    assert_eq!(sequence.predicted_left(), 3);
+    sequence.apply(&unsure[2..]);
+    sequence.apply(&unsure[3..]);
+    assert_eq!((sequence.current, sequence.history[0].taken), (4, 3));
+    // A schedule that looks at no confidence is known.
+    let rule = Rule::LowConfidence { steps: 2 };
+    let mut sequence = Sequence::generate(&[], &[None; 4], BLOCKS, Generate { rule, ..generate() });
+    sequence.apply(&unsure);
+    assert_eq!(sequence.predicted_steps(), 2);
+}
+
+#[test]
+fn a_deadline_lowers_the_threshold_as_far_as_it_must_and_may() {
+    let rule = Rule::Threshold { threshold: 0.9, steps: 16 };
+    let form = Form { block: 16, ..BLOCKS };
+    let candidates: Vec<Candidate> = (0..16)
+        .map(|at| Candidate { at, token: 9, confidence: 0.95 - 0.05 * at as f32, ..Candidate::default() })
+        .collect();
+    let settled = |passes_left, least_threshold, masks: usize| {
+        let generate = Generate { rule, least_threshold, ..generate() };
+        let mut sequence = Sequence::generate(&[], &vec![None; masks], form, generate);
+        sequence.passes_left = passes_left;
+        sequence.apply(&candidates).unmasked
+    };
+    assert_eq!(settled(None, Some(0.2), 16), 1, "nobody hurries");
+    assert_eq!(settled(Some(0), None, 16), 1, "it may not be lowered");
+    assert_eq!(settled(Some(7), Some(0.2), 16), 1, "there is time enough");
+    let in_time = settled(Some(4), Some(0.2), 16);
+    assert!((5..14).contains(&in_time), "{in_time} settle");
+    assert!(settled(Some(4), Some(0.2), 32) > in_time, "there is more to come");
+    assert_eq!(settled(Some(0), Some(0.475), 16), 10, "down to the bound and no further");
+    assert_eq!(settled(Some(0), Some(0.95), 16), 1, "a bound above the threshold changes nothing");
+}
+
+#[test]
+fn instructions_move_tokens_and_given_ones_stay() {
+    let (delete, insert) = (8, 7);
+    let rule =
+        Levenshtein { threshold: 0.5, editing_threshold: 0.5, steps: 4, max_post_steps: 4, delete, insert };
+    let generate = Generate { rule: Rule::Levenshtein(rule), ..generate() };
+    let canvas = [None, None, None, Some(6), None, None, None];
+    let mut sequence = Sequence::generate(&[5], &canvas, BLOCKS, generate);
+    let text = crate::engine::sampler::Choice { token: 4, confidence: 0.9 };
+    let candidate =
+        |at: usize, token| Candidate { at, token, confidence: 0.9, entropy: 0.0, text, second: text };
+    sequence.apply(&[candidate(1, 3), candidate(2, delete), candidate(3, 4)]);
+    assert_eq!(sequence.tokens[..5], [5, 3, 4, 0, 6]);
+    assert_eq!(sequence.wanted(), [1, 2, 3], "given tokens are not asked about");
+    sequence.apply(&[candidate(1, 3), candidate(2, 4), candidate(3, 3)]);
+    sequence.apply(&[candidate(1, 3), candidate(2, 4), candidate(3, 3)]);
+    assert_eq!((sequence.current, &sequence.tokens[..5]), (4, &[5, 3, 4, 3, 6][..]));
+    assert_eq!(sequence.steps, 3, "the last pass changed nothing");
 }

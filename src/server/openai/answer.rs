@@ -1,7 +1,6 @@
 //! Candidates written to their end: laid out within the model's limit, written side by side, ranked.
 
 use actix_web::HttpResponse;
-use futures_util::future::try_join_all;
 use serde_json::Value;
 use serde_json::json;
 
@@ -9,6 +8,7 @@ use crate::completion::Completer;
 use crate::completion::canvas::Canvas;
 use crate::completion::canvas::Part;
 use crate::completion::chat::Prompt;
+use crate::completion::writing;
 use crate::completion::writing::Update;
 use crate::completion::writing::Usage;
 use crate::completion::writing::Writing;
@@ -109,23 +109,16 @@ pub async fn respond(kind: Kind, completer: &Completer, manner: &Manner, canvas:
 
 /// Starts all candidates, or none.
 pub fn start(completer: &Completer, canvas: &Canvas, manner: &Manner) -> Result<Vec<Writing>, OpenAiError> {
-    let start = |index| completer.write(canvas.clone(), &manner.options_of(index));
-    Ok((0..manner.candidates).map(start).collect::<Result<_, _>>()?)
+    let start = |index| completer.write(canvas.clone(), &manner.options.drawn(index));
+    Ok((0..manner.candidates as u64).map(start).collect::<Result<_, _>>()?)
 }
 
 /// Waits for all candidates; returns them likeliest first, and what they took together.
 pub async fn finish(writings: Vec<Writing>) -> Result<(Vec<Update>, Usage), OpenAiError> {
-    let mut updates = try_join_all(writings.into_iter().map(Writing::finish)).await?;
+    let updates = writing::finish(writings).await?;
     let usages: Vec<Usage> = updates.iter().map(|update| update.usage).collect();
     let usage = Usage::together(&usages);
-    updates.sort_by(|a, b| likelihood(b).total_cmp(&likelihood(a)));
     Ok((updates, usage))
-}
-
-/// Returns the mean log-probability over all that was written.
-pub fn likelihood(update: &Update) -> f32 {
-    let sum: f32 = update.written.iter().map(|written| written.mean_log_probability).sum();
-    sum / update.written.len().max(1) as f32
 }
 
 /// Returns what texts took, in OpenAI's form with the steps beside it.
@@ -135,6 +128,9 @@ pub fn usage_json(usage: &Usage) -> Value {
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "diffusion": {"steps": usage.steps, "tokens_per_step": usage.tokens_per_step()},
+        "diffusion": {
+            "steps": usage.steps, "predicted_steps": usage.predicted_steps, "saved_steps": usage.saved_steps,
+            "tokens_per_step": usage.tokens_per_step(),
+        },
     })
 }

@@ -1,5 +1,8 @@
 //! What all three ways to ask for text have in common: model, sampling, stop texts, the extensions.
 
+use std::time::Duration;
+use std::time::Instant;
+
 use serde_json::Value;
 use serde_json::json;
 
@@ -7,6 +10,7 @@ use crate::completion::Completer;
 use crate::completion::Options;
 use crate::engine::handle::EngineError;
 use crate::engine::sampling::Sampling;
+use crate::engine::scheduler::OwnerId;
 use crate::server::openai::error::OpenAiError;
 use crate::server::openai::fields::Fields;
 use crate::server::openai::structure;
@@ -21,6 +25,9 @@ const STOP_MAX_BYTES: usize = 256;
 const MOST_BLOCK_LENGTH: usize = 512;
 /// The most passes of a block.
 const MOST_STEPS: usize = 512;
+
+/// The latest deadline.
+const MOST_DEADLINE_MS: usize = 600_000;
 
 /// How a text is written and sent.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -54,6 +61,8 @@ impl Manner {
         };
         manner.options.sampling = sampling(fields)?;
         manner.options.stop = stop(fields)?;
+        // The candidates of a request share what one request is given.
+        manner.options.claim.owner = Some(OwnerId::of(&rand::random::<u64>()));
         if let Some(mut options) = fields.object("stream_options")? {
             if !manner.is_stream {
                 return Err(fields.refuse("stream_options", "invalid_value", "wants stream to be true"));
@@ -72,6 +81,9 @@ impl Manner {
             options.threshold = diffusion.number("threshold", 0.0..=1.0)?.map(|number| number as f32);
             options.edit_threshold =
                 diffusion.number("edit_threshold", 0.0..=1.0)?.map(|number| number as f32);
+            options.min_threshold = diffusion.number("min_threshold", 0.0..=1.0)?.map(|number| number as f32);
+            let deadline = diffusion.whole("deadline_ms", 1..=MOST_DEADLINE_MS)?;
+            options.claim.deadline = deadline.map(|ms| Instant::now() + Duration::from_millis(ms as u64));
             diffusion.finish()?;
         }
         neutral(fields)?;
@@ -80,15 +92,6 @@ impl Manner {
             manner.options.constraint = Some(compiled.map_err(EngineError::Constraint)?);
         }
         Ok(manner)
-    }
-
-    /// Returns how candidate `index` is written: each draws other numbers.
-    pub fn options_of(&self, index: usize) -> Options {
-        let mut options = self.options.clone();
-        if let Some(sampling) = &mut options.sampling {
-            sampling.seed = sampling.seed.wrapping_add(index as u64);
-        }
-        options
     }
 }
 

@@ -102,6 +102,15 @@ impl From<CompletionError> for OpenAiError {
         match error {
             CompletionError::Engine(error) => error.into(),
             CompletionError::Busy(_) => overloaded(error.to_string()),
+            CompletionError::NoRoom { .. } => {
+                OpenAiError::invalid("must_include", "invalid_value", format!("must_include: {error}"))
+            }
+            CompletionError::Contradiction { .. } => {
+                OpenAiError::invalid("forbid", "invalid_value", format!("forbid: {error}"))
+            }
+            CompletionError::Forbidden(_) => {
+                OpenAiError::invalid("forbid", "no_wording_found", format!("forbid: {error}"))
+            }
             CompletionError::NoTemplate | CompletionError::Template(TemplateError::Refused(_)) => {
                 OpenAiError::invalid("messages", "invalid_value", error.to_string())
             }
@@ -117,6 +126,13 @@ impl From<EngineError> for OpenAiError {
             EngineError::TooLong { .. } => {
                 OpenAiError::invalid("max_tokens", "context_length_exceeded", error.to_string())
             }
+            EngineError::Late(_) => OpenAiError {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                kind: "server_error",
+                code: Some("deadline_exceeded"),
+                param: Some("diffusion.deadline_ms".to_owned()),
+                message: error.to_string(),
+            },
             EngineError::Constraint(error) => {
                 OpenAiError::invalid("response_format", "invalid_value", error.to_string())
             }

@@ -15,6 +15,7 @@ use crate::completion::canvas::Part;
 use crate::completion::canvas::Written;
 use crate::completion::chat::Prompt;
 use crate::completion::writing::Update;
+use crate::completion::writing::Usage;
 use crate::completion::writing::Writing;
 use crate::server::openai;
 use crate::server::openai::Answer;
@@ -33,6 +34,10 @@ use crate::server::openai::stream::events;
 
 /// The most spans of one text.
 const MOST_SPANS: usize = 64;
+/// The most texts that must or may not stand there.
+const MOST_TEXTS: usize = 16;
+/// The most bytes of one.
+const TEXT_MAX_BYTES: usize = 256;
 /// Tokens that may be written where nothing stood, when the request does not say.
 const INSERTED_TOKENS: usize = 16;
 
@@ -52,25 +57,36 @@ struct Span {
 struct Holed {
     text: String,
     spans: Vec<Span>,
+    /// Each must stand in some span.
+    must_include: Vec<String>,
 }
 
 /// Writes the spans.
 pub(super) async fn fill(asked: Asked, model: Model) -> Answer {
     let completer = loaded(&model)?;
     let head = Head::new("infill", &completer);
-    let (manner, holed, canvas) = openai::read(asked, &completer, read).await?;
+    let (manner, holed, mut canvas) = openai::read(asked, &completer, read).await?;
+    let mut steps = 0;
+    if !holed.must_include.is_empty() {
+        let parts = holed.parts(holed.default_tokens(&completer));
+        let placed = completer.place(&Prompt::default(), parts, &holed.must_include, &manner.options).await?;
+        canvas = completer.canvas(&Prompt::default(), &placed.parts, &manner.options)?;
+        steps = placed.steps;
+    }
     let mut writings = answer::start(&completer, &canvas, &manner)?;
     if manner.is_stream
         && let Some(writing) = writings.pop()
     {
         let writing = if manner.stream_tentative { writing } else { writing.settled_only() };
-        let following = Following { head, holed, writing, stream_tentative: manner.stream_tentative };
+        let stream_tentative = manner.stream_tentative;
+        let following = Following { head, holed, writing, stream_tentative, steps };
         return Ok(events(stream::unfold(Some(following), |following| async {
             let (text, following) = following?.next().await;
             Some((text, following))
         })));
     }
-    let (updates, usage) = answer::finish(writings).await?;
+    let (updates, mut usage) = answer::finish(writings).await?;
+    usage.steps += steps;
     let mut body = holed.answer(&head, &updates);
     body["usage"] = answer::usage_json(&usage);
     Ok(HttpResponse::Ok().json(body))
@@ -82,6 +98,8 @@ struct Following {
     holed: Holed,
     writing: Writing,
     stream_tentative: bool,
+    /// Passes that it took to place what must be included.
+    steps: u32,
 }
 
 impl Following {
@@ -90,7 +108,8 @@ impl Following {
         match self.writing.next().await {
             Ok(Some(update)) if update.is_done => {
                 let mut body = self.holed.answer(&self.head, std::slice::from_ref(&update));
-                body["usage"] = answer::usage_json(&update.usage);
+                let steps = self.steps + update.usage.steps;
+                body["usage"] = answer::usage_json(&Usage { steps, ..update.usage });
                 (event(&body) + DONE, None)
             }
             Ok(Some(update)) => {
@@ -144,6 +163,17 @@ impl Holed {
         (text, spans)
     }
 
+    /// Returns how many tokens a span takes that does not say: as many as stand there, and as what must
+    /// be included.
+    fn default_tokens(&self, completer: &Completer) -> impl Fn(&str) -> usize {
+        let count = move |text: &str| completer.count(text).unwrap_or(INSERTED_TOKENS);
+        let included: usize = self.must_include.iter().map(|text| count(&format!(" {text}"))).sum();
+        move |old: &str| match old {
+            "" => INSERTED_TOKENS + included,
+            old => count(old).max(1) + included,
+        }
+    }
+
     /// Returns the parts: what stands between the spans, and the spans.
     fn parts(&self, default: impl Fn(&str) -> usize) -> Vec<Part> {
         let mut parts = Vec::new();
@@ -164,7 +194,7 @@ impl Holed {
 }
 
 fn read(mut fields: Fields, completer: &Completer) -> Result<(Manner, Holed, Canvas), OpenAiError> {
-    let manner = Manner::take(&mut fields, completer)?;
+    let mut manner = Manner::take(&mut fields, completer)?;
     if manner.is_stream && manner.candidates > 1 {
         return Err(fields.refuse("n", "invalid_value", "must be 1 with stream"));
     }
@@ -185,10 +215,12 @@ fn read(mut fields: Fields, completer: &Completer) -> Result<(Manner, Holed, Can
         let must = format!("must have 1 to {MOST_SPANS} spans, not {}", spans.len());
         return Err(fields.refuse("spans", "invalid_value", &must));
     }
+    let must_include = texts(&mut fields, "must_include")?;
+    manner.options.forbid = completer.forbid(&texts(&mut fields, "forbid")?, &must_include)?;
     fields.finish()?;
     // Where each character begins, and where the text ends.
     let places: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
-    let mut holed = Holed { text, spans: Vec::new() };
+    let mut holed = Holed { text, spans: Vec::new(), must_include };
     for (i, value) in spans.into_iter().enumerate() {
         let mut span = Fields::of(value, &format!("spans[{i}]"))?;
         let least = holed.spans.last().map_or(0, |before: &Span| before.end);
@@ -213,10 +245,28 @@ fn read(mut fields: Fields, completer: &Completer) -> Result<(Manner, Holed, Can
         holed.spans.push(Span { start, end, max_tokens });
     }
     let length = Length { asked: None, default: 0, field: "spans", given_field: "text" };
-    let default = |old: &str| match old {
-        "" => INSERTED_TOKENS,
-        old => completer.count(old).unwrap_or(INSERTED_TOKENS).max(1),
-    };
-    let canvas = answer::lay_out(completer, &Prompt::default(), length, &manner, |_| holed.parts(default))?;
+    let parts = |_| holed.parts(holed.default_tokens(completer));
+    let canvas = answer::lay_out(completer, &Prompt::default(), length, &manner, parts)?;
     Ok((manner, holed, canvas))
+}
+
+/// Takes a list of texts that are not empty.
+fn texts(fields: &mut Fields, name: &str) -> Result<Vec<String>, OpenAiError> {
+    let list = fields.list(name)?.unwrap_or_default();
+    if list.len() > MOST_TEXTS {
+        return Err(fields.refuse(
+            name,
+            "invalid_value",
+            &format!("may have {MOST_TEXTS} texts, not {}", list.len()),
+        ));
+    }
+    let text = |value: Value| match value {
+        Value::String(text) if !text.trim().is_empty() && text.len() <= TEXT_MAX_BYTES => Ok(text),
+        Value::String(_) => {
+            let must = format!("must be of texts of 1 to {TEXT_MAX_BYTES} bytes");
+            Err(fields.refuse(name, "invalid_value", &must))
+        }
+        _ => Err(fields.refuse(name, "invalid_type", "must be a list of strings")),
+    };
+    list.into_iter().map(text).collect()
 }

@@ -14,9 +14,9 @@ use futures_util::stream::SelectAll;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::completion::CompletionError;
 use crate::completion::writing::Usage;
 use crate::completion::writing::Writing;
-use crate::engine::handle::EngineError;
 use crate::server::openai::answer::Head;
 use crate::server::openai::answer::usage_json;
 use crate::server::openai::asked::Manner;
@@ -68,7 +68,7 @@ fn follow(
     index: usize,
     writing: Writing,
     stream_tentative: bool,
-) -> LocalBoxStream<'static, Result<Piece, EngineError>> {
+) -> LocalBoxStream<'static, Result<Piece, CompletionError>> {
     let writing = if stream_tentative { writing } else { writing.settled_only() };
     let state = (kind, writing, 0, true);
     stream::try_unfold(state, move |(kind, mut writing, mut sent, is_first)| async move {
@@ -106,7 +106,7 @@ struct Telling {
     head: Head,
     /// `usage` of chunks that have none yet: `null` when the last chunk will have it.
     usage_of_chunks: Option<Value>,
-    pieces: SelectAll<LocalBoxStream<'static, Result<Piece, EngineError>>>,
+    pieces: SelectAll<LocalBoxStream<'static, Result<Piece, CompletionError>>>,
     /// What the candidates that are complete took.
     usages: Vec<Usage>,
     is_over: bool,
