@@ -1,16 +1,20 @@
 //! One step: sequences to chunks, chunks through the model, rows to candidates, candidates to sequences.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::engine::config::Attention;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::kv_cache::PAGE;
+use crate::engine::model::head::Likeliest;
 use crate::engine::model::transformer::Chunk;
 use crate::engine::model::transformer::Model;
 use crate::engine::model::transformer::Sight;
 use crate::engine::model::transformer::Workspace;
 use crate::engine::ops::softmax::entropy;
 use crate::engine::ops::softmax::largest;
+use crate::engine::ops::softmax::peak;
 use crate::engine::ops::softmax::sum_of_exponentials;
 use crate::engine::pages::Before;
 use crate::engine::pages::PageId;
@@ -204,13 +208,20 @@ impl Runner {
         let hidden = self.model.config.hidden_size;
         let rows = self.model.forward(&chunks, &mut self.cache, &mut self.work);
         let model = &self.model;
-        let read: Vec<Read> = wanted
+        let gather = |some: &[Wanted]| -> Vec<f32> {
+            some.iter().flat_map(|w| &rows[w.row * hidden..(w.row + 1) * hidden]).copied().collect()
+        };
+        let (greedy, others): (Vec<Wanted>, Vec<Wanted>) =
+            wanted.into_iter().partition(|w| is_greedy(slots[w.slot].0, w.position));
+        let likeliest = model.likeliest(&gather(&greedy), |i, tokens, logits| {
+            let Wanted { slot, position, .. } = greedy[i];
+            close(&slots[slot].0.sequence, position, tokens, logits);
+        });
+        let read: Vec<Read> = others
             .par_chunks(HEAD_ROWS)
             .flat_map_iter(|some| {
-                let x: Vec<f32> =
-                    some.iter().flat_map(|w| &rows[w.row * hidden..(w.row + 1) * hidden]).copied().collect();
                 let mut logits = vec![0.0; some.len() * model.config.vocab_size];
-                model.logits(&mut logits, &x);
+                model.logits(&mut logits, &gather(some));
                 some.iter()
                     .zip(logits.chunks_exact_mut(model.config.vocab_size))
                     .map(|(w, logits)| read(slots[w.slot].0, w.position, logits))
@@ -218,12 +229,18 @@ impl Runner {
             })
             .collect();
         let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); slots.len()];
-        for (w, read) in wanted.iter().zip(read) {
+        for (w, Likeliest { token, probability }) in greedy.iter().zip(likeliest) {
+            let at = w.position - slots[w.slot].0.sequence.current;
+            candidates[w.slot].push(Candidate { at, token, confidence: probability, entropy: 0.0 });
+        }
+        for (w, read) in others.iter().zip(read) {
             match read {
                 Read::Candidate(candidate) => candidates[w.slot].push(candidate),
                 Read::Scores(scores) => slots[w.slot].0.scores = scores,
             }
         }
+        // Both lists are in the order of positions; rules that find two equal take the first.
+        candidates.iter_mut().for_each(|of_slot| of_slot.sort_by_key(|candidate| candidate.at));
         for (i, ((slot, _), (end, reaches))) in slots.iter_mut().zip(ends).enumerate() {
             if reaches {
                 outcomes[i].change = Some(slot.sequence.apply(&candidates[i]));
@@ -241,6 +258,24 @@ fn is_shareable(sequence: &Sequence) -> bool {
     sequence.form.attention == Attention::BlockCausal && PAGE.is_multiple_of(sequence.form.block)
 }
 
+/// Returns whether of a position nothing is wanted but the likeliest token and its probability.
+fn is_greedy(slot: &Slot, position: usize) -> bool {
+    let Purpose::Generate(generate) = &slot.sequence.purpose else { return false };
+    let has_structure = slot.sequence.fill.as_ref().is_some_and(|f| f.positions().contains(&position));
+    generate.sampling.is_none() && !generate.rule.ranks_by_entropy() && !has_structure
+}
+
+/// Sets the logits of those of a range of tokens to −∞ that are not written at a position.
+fn close(sequence: &Sequence, position: usize, tokens: Range<usize>, logits: &mut [f32]) {
+    let Purpose::Generate(generate) = &sequence.purpose else { return };
+    let here = generate.banned_at.iter().filter(|(p, _)| *p == position).map(|(_, id)| id);
+    for id in generate.banned.iter().chain(here) {
+        if tokens.contains(&(*id as usize)) {
+            logits[*id as usize - tokens.start] = f32::NEG_INFINITY;
+        }
+    }
+}
+
 /// Reads one row of logits: the token that is allowed and likeliest or drawn, or the labels' probabilities.
 fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
     match &slot.sequence.purpose {
@@ -252,10 +287,7 @@ fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
             Read::Scores(exponentials.iter().map(|e| e / sum).collect())
         }
         Purpose::Generate(generate) => {
-            let here = generate.banned_at.iter().filter(|(p, _)| *p == position).map(|(_, id)| id);
-            for id in generate.banned.iter().chain(here) {
-                logits[*id as usize] = f32::NEG_INFINITY;
-            }
+            close(&slot.sequence, position, 0..logits.len(), logits);
             // Confidence is the probability among what is allowed: text that the structure forces is
             // certain and settles at once, and there is no other text that it could be.
             if let Some(fill) = slot.sequence.fill.as_ref().filter(|f| f.positions().contains(&position)) {
@@ -264,9 +296,8 @@ fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
             let (token, confidence) = match &generate.sampling {
                 Some(sampling) => sampling.draw(logits, position, slot.sequence.pass),
                 None => {
-                    let best = largest(logits);
-                    let token = logits.iter().position(|s| *s == best).unwrap_or(0);
-                    (token as u32, 1.0 / sum_of_exponentials(logits, best))
+                    let peak = peak(logits);
+                    (peak.at as u32, 1.0 / peak.sum)
                 }
             };
             let entropy = if generate.rule.ranks_by_entropy() {

@@ -37,7 +37,7 @@ impl Arithmetic {
                 softmax: exact::softmax,
                 swiglu: exact::swiglu,
             },
-            Quant::Q8 => Arithmetic { matmul, attend, rms_norm, softmax, swiglu },
+            Quant::Q8 | Quant::Q4 => Arithmetic { matmul, attend, rms_norm, softmax, swiglu },
         }
     }
 }
