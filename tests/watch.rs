@@ -10,6 +10,15 @@ use reqwest::Method;
 use reqwest::StatusCode;
 use serde_json::Value;
 use serde_json::json;
+use tempfile::TempDir;
+
+/// Returns a server on a folder of its own, and a key that feeds calls.
+async fn serve() -> (TempDir, App, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let app = common::start(folder.path(), common::config()).await;
+    let key = common::ingest_key(&app).await;
+    (folder, app, key)
+}
 
 /// Sends a request of somebody signed in.
 async fn request(app: &App, cookie: &str, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
@@ -26,9 +35,7 @@ async fn request(app: &App, cookie: &str, method: Method, path: &str, body: Valu
 
 #[tokio::test]
 async fn a_watcher_sees_every_settled_event_once_wherever_it_starts() {
-    let folder = tempfile::tempdir().unwrap();
-    let app = common::start(folder.path(), common::config()).await;
-    let key = common::ingest_key(&app).await;
+    let (_folder, app, key) = serve().await;
     let cookie = common::cookie(&app, "sam", Role::Supervisor).await;
     let mut sender = Client::ingest(&app, &key).await;
     sender.start("c-1").await;
@@ -57,9 +64,7 @@ async fn a_watcher_sees_every_settled_event_once_wherever_it_starts() {
 
 #[tokio::test]
 async fn supervisors_get_a_snapshot_and_then_what_happens_but_segments() {
-    let folder = tempfile::tempdir().unwrap();
-    let app = common::start(folder.path(), common::config()).await;
-    let key = common::ingest_key(&app).await;
+    let (_folder, app, key) = serve().await;
     let alice = common::cookie(&app, "alice", Role::Agent).await;
     let sam = common::cookie(&app, "sam", Role::Supervisor).await;
     let mut sender = Client::ingest(&app, &key).await;
@@ -94,9 +99,7 @@ async fn supervisors_get_a_snapshot_and_then_what_happens_but_segments() {
 
 #[tokio::test]
 async fn agents_see_their_own_calls_only_and_tenants_never_meet() {
-    let folder = tempfile::tempdir().unwrap();
-    let app = common::start(folder.path(), common::config()).await;
-    let key = common::ingest_key(&app).await;
+    let (_folder, app, key) = serve().await;
     let alice = common::cookie(&app, "alice", Role::Agent).await;
     let ben = common::cookie(&app, "ben", Role::Agent).await;
     let stranger = common::cookie_of(&app, "other", "sue", Role::Supervisor).await;
@@ -136,9 +139,7 @@ async fn agents_see_their_own_calls_only_and_tenants_never_meet() {
 
 #[tokio::test]
 async fn lists_go_on_at_their_cursor() {
-    let folder = tempfile::tempdir().unwrap();
-    let app = common::start(folder.path(), common::config()).await;
-    let key = common::ingest_key(&app).await;
+    let (_folder, app, key) = serve().await;
     let sam = common::cookie(&app, "sam", Role::Supervisor).await;
     // Held open: a dropped sender would start the calls' waiting.
     let mut senders = Vec::new();
@@ -186,9 +187,7 @@ async fn without_a_model_drafts_fail_visibly_and_the_call_goes_on() {
 
 #[tokio::test]
 async fn calls_are_found_by_what_was_said_in_any_case_and_by_nothing_else() {
-    let folder = tempfile::tempdir().unwrap();
-    let app = common::start(folder.path(), common::config()).await;
-    let key = common::ingest_key(&app).await;
+    let (_folder, app, key) = serve().await;
     let sam = common::cookie(&app, "sam", Role::Supervisor).await;
     let mut sender = Client::ingest(&app, &key).await;
     sender.start("c-1").await;
@@ -204,11 +203,8 @@ async fn calls_are_found_by_what_was_said_in_any_case_and_by_nothing_else() {
 
 #[tokio::test]
 async fn an_answer_to_a_card_can_be_changed_and_taken_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let app = common::start(folder.path(), common::config()).await;
-    app.store().ensure_tenant(common::TENANT).await.unwrap();
+    let (_folder, app, key) = serve().await;
     app.knowledge().seed(common::TENANT).await.unwrap();
-    let key = common::ingest_key(&app).await;
     let alice = common::cookie(&app, "alice", Role::Agent).await;
     let mut sender = Client::ingest(&app, &key).await;
     sender.start("c-1").await;
@@ -243,9 +239,7 @@ async fn an_answer_to_a_card_can_be_changed_and_taken_back() {
 
 #[tokio::test]
 async fn what_people_type_is_redacted_wherever_it_is_kept() {
-    let folder = tempfile::tempdir().unwrap();
-    let app = common::start(folder.path(), common::config()).await;
-    let key = common::ingest_key(&app).await;
+    let (_folder, app, key) = serve().await;
     let sam = common::cookie(&app, "sam", Role::Supervisor).await;
     let mut sender = Client::ingest(&app, &key).await;
     sender.start("c-1").await;

@@ -8,9 +8,6 @@ use std::ops::Range;
 use crate::engine::tokenizer::Tokenizer;
 use crate::engine::tokenizer::TokenizerError;
 
-/// Stands for one token that is still masked.
-pub const MASK_CHAR: char = '░';
-
 /// A stretch of the canvas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
@@ -103,7 +100,7 @@ impl Canvas {
                 Part::Fixed { text, .. } => text.clone(),
                 Part::Open { .. } => {
                     let ids = ids.get(range.clone()).unwrap_or(&[]);
-                    written(ids, tokenizer, mask, end).trim().to_owned()
+                    tokenizer.decode_masked(ids, mask, &[end]).trim().to_owned()
                 }
             };
             if matches!(part, Part::Open { is_spaced: true, .. }) && chars > 0 && !piece.is_empty() {
@@ -126,23 +123,10 @@ impl Canvas {
     }
 }
 
-/// Returns what the model wrote: runs of tokens as text, masks as [`MASK_CHAR`], nothing after an end of text.
-pub fn written(ids: &[u32], tokenizer: &Tokenizer, mask: u32, end: u32) -> String {
-    let ids = &ids[..ids.iter().position(|id| *id == end).unwrap_or(ids.len())];
-    let mut text = String::new();
-    for run in ids.chunk_by(|a, b| (*a == mask) == (*b == mask)) {
-        if run[0] == mask {
-            text.extend(std::iter::repeat_n(MASK_CHAR, run.len()));
-        } else {
-            text.push_str(&tokenizer.decode(run));
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::tokenizer::MASK_CHAR;
 
     fn tokenizer() -> Tokenizer {
         let texts = ["it costs twenty five euros a month and no more"];

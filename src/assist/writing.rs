@@ -7,9 +7,7 @@
 use std::sync::Arc;
 
 use crate::assist::canvas::Canvas;
-use crate::assist::canvas::MASK_CHAR;
 use crate::assist::canvas::Part;
-use crate::assist::canvas::written;
 use crate::assist::draft::DraftRequest;
 use crate::assist::draft::DraftUpdate;
 use crate::assist::draft::EditRequest;
@@ -24,6 +22,7 @@ use crate::engine::handle::Generation;
 use crate::engine::handle::Snapshot;
 use crate::engine::sampler::Rule;
 use crate::engine::sequence::Generate;
+use crate::engine::tokenizer::MASK_CHAR;
 use crate::engine::tokenizer::TokenizerError;
 use crate::event::DraftState;
 use crate::event::Speaker;
@@ -240,7 +239,7 @@ impl Writing {
         let mut is_clean = true;
         for range in self.canvas.open() {
             let mine = &snapshot.canvas[range.clone()];
-            let text = written(mine, tokenizer, writer.mask, writer.end);
+            let text = tokenizer.decode_masked(mine, writer.mask, &[writer.end]);
             let confidences = snapshot.confidences.get(range.clone()).unwrap_or(&[]);
             if self.is_whole_draft && sureness(mine, confidences, writer.end) < LEAST_SURE {
                 // Padding gives no text, and does not end the canvas as an end of text would.

@@ -19,7 +19,6 @@ use tokio::sync::mpsc;
 
 use crate::completion::Completer;
 use crate::completion::Options;
-use crate::completion::canvas::MASK_CHAR;
 use crate::completion::canvas::Written;
 use crate::completion::writing::Update;
 use crate::completion::writing::Writing;
@@ -27,6 +26,7 @@ use crate::config::ModelConfig;
 use crate::engine::handle::Engine;
 use crate::engine::handle::EngineError;
 use crate::engine::sampling::Sampling;
+use crate::engine::tokenizer::MASK_CHAR;
 
 /// How many steps may wait to be drawn. Overflow rule: the engine's states are not fetched, newer
 /// ones replace them.

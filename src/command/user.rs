@@ -102,7 +102,20 @@ impl Tenancy {
 /// # Errors
 /// One line that names what is wrong and what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(act(args.action))
+    let tenant = args.action.tenancy().tenant()?;
+    let acted =
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(act(args.action));
+    acted.with_context(|| format!("tenant {tenant}"))
+}
+
+impl Action {
+    fn tenancy(&self) -> &Tenancy {
+        let (Action::Add { tenancy, .. }
+        | Action::List { tenancy }
+        | Action::Disable { tenancy, .. }
+        | Action::Link { tenancy, .. }) = self;
+        tenancy
+    }
 }
 
 async fn act(action: Action) -> anyhow::Result<()> {

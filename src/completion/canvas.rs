@@ -10,11 +10,10 @@ use crate::completion::chat::Prompt;
 use crate::engine::config::Attention;
 use crate::engine::handle::Snapshot;
 use crate::engine::sequence::Form;
+use crate::engine::tokenizer::MASK_CHAR;
 use crate::engine::tokenizer::Tokenizer;
 use crate::engine::tokenizer::TokenizerError;
 
-/// Stands for one token that is still masked.
-pub const MASK_CHAR: char = '░';
 /// What the tokenizer gives for bytes that are no whole character.
 const BROKEN_CHAR: char = '\u{fffd}';
 
@@ -179,7 +178,11 @@ impl Hole {
         if !is_complete {
             let visible = block_end.clamp(self.range.start, self.range.end) - self.range.start;
             tentative.push_str(&whole[length..]);
-            tentative.push_str(&shown(&ids[settled..visible.max(settled)], reading));
+            tentative.push_str(&reading.tokenizer.decode_masked(
+                &ids[settled..visible.max(settled)],
+                reading.mask,
+                reading.ends,
+            ));
             if whole.is_empty() {
                 tentative = self.without_space(tentative);
             }
@@ -216,20 +219,6 @@ fn certain(text: &str, stops: &[String]) -> usize {
         ends.filter(|at| text.ends_with(&stop[..*at])).max().unwrap_or(0)
     };
     text.len() - stops.iter().map(beginning).max().unwrap_or(0)
-}
-
-/// Returns the text of tokens under way: runs as text, masks as [`MASK_CHAR`], nothing after an end.
-fn shown(ids: &[u32], reading: Reading<'_>) -> String {
-    let ids = &ids[..ids.iter().position(|id| reading.ends.contains(id)).unwrap_or(ids.len())];
-    let mut text = String::new();
-    for run in ids.chunk_by(|a, b| (*a == reading.mask) == (*b == reading.mask)) {
-        if run[0] == reading.mask {
-            text.extend(std::iter::repeat_n(MASK_CHAR, run.len()));
-        } else {
-            text.push_str(&reading.tokenizer.decode(run));
-        }
-    }
-    text
 }
 
 #[cfg(test)]

@@ -22,6 +22,9 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 
+/// Stands for one token that is still masked.
+pub const MASK_CHAR: char = '░';
+
 /// Says why a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
@@ -216,6 +219,20 @@ impl Tokenizer {
     /// Returns the text of ids; control tokens give nothing.
     pub fn decode(&self, ids: &[u32]) -> String {
         self.inner.decode(ids, true).unwrap_or_default()
+    }
+
+    /// Returns the text of tokens on their way: each `mask` is one [`MASK_CHAR`], nothing after one of `ends`.
+    pub fn decode_masked(&self, ids: &[u32], mask: u32, ends: &[u32]) -> String {
+        let ids = &ids[..ids.iter().position(|id| ends.contains(id)).unwrap_or(ids.len())];
+        let mut text = String::new();
+        for run in ids.chunk_by(|a, b| (*a == mask) == (*b == mask)) {
+            if run[0] == mask {
+                text.extend(std::iter::repeat_n(MASK_CHAR, run.len()));
+            } else {
+                text.push_str(&self.decode(run));
+            }
+        }
+        text
     }
 
     /// Returns the vocabulary's own spelling of a token, with byte-level letters.

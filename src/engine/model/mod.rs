@@ -4,6 +4,7 @@
 //! for each says what it publishes and calls its tensors.
 
 pub mod arithmetic;
+pub mod common;
 pub mod dream;
 pub mod feed_forward;
 pub mod head;

@@ -106,24 +106,15 @@ multiversion! {
 mod tests {
     use super::*;
     use crate::engine::ops::exact;
-
-    fn numbers(n: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        (0..n)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 9) as f32 / (1 << 20) as f32 - 4.0
-            })
-            .collect()
-    }
+    use crate::engine::ops::testing::numbers;
 
     #[test]
     fn it_agrees_with_sums_in_64_bits_and_rows_with_themselves_alone() {
         let (rows, heads, head_dim, stride) = (7, 3, 20, 75);
-        let q = numbers(rows * stride, 1);
+        let q = numbers(rows * stride, 4.0, 1);
         for end in [1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE - 5] {
-            let pages: Vec<(Vec<f32>, Vec<f32>)> = (0..end.div_ceil(PAGE) as u32)
-                .map(|i| (numbers(head_dim * PAGE, 2 + i), numbers(head_dim * PAGE, 20 + i)))
+            let pages: Vec<(Vec<f32>, Vec<f32>)> = (0..end.div_ceil(PAGE) as u64)
+                .map(|i| (numbers(head_dim * PAGE, 4.0, 2 + i), numbers(head_dim * PAGE, 4.0, 20 + i)))
                 .collect();
             let pages: Vec<HeadPage> = pages.iter().map(|(keys, values)| HeadPage { keys, values }).collect();
             let queries = |from: usize, rows: usize| Queries {

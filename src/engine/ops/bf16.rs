@@ -316,16 +316,12 @@ fn factors(x: __m512i) -> __m512bh {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::ops::testing::numbers;
 
     /// A matrix of numbers in -0.5..0.5, of 12 bits so that some lie half-way between two bf16.
-    fn numbers(rows: usize, columns: usize, strides: (usize, usize), seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        (0..rows.saturating_sub(1) * strides.0 + columns.saturating_sub(1) * strides.1 + 1)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 20) as f32 / (1 << 12) as f32 - 0.5
-            })
-            .collect()
+    fn factor(rows: usize, columns: usize, strides: (usize, usize), seed: u64) -> Vec<f32> {
+        let last = rows.saturating_sub(1) * strides.0 + columns.saturating_sub(1) * strides.1;
+        numbers(last + 1, 0.5, seed)
     }
 
     /// Element (i, j) rounded to bf16, to nearest and ties to even.
@@ -335,7 +331,7 @@ mod tests {
     }
 
     fn check((m, k, n): (usize, usize, usize), a_strides: (usize, usize), b_strides: (usize, usize)) {
-        let (a, b) = (numbers(m, k, a_strides, 1), numbers(k, n, b_strides, 2));
+        let (a, b) = (factor(m, k, a_strides, 1), factor(k, n, b_strides, 2));
         let a = View { data: &a, rows: m, columns: k, row_stride: a_strides.0, column_stride: a_strides.1 };
         let b = View { data: &b, rows: k, columns: n, row_stride: b_strides.0, column_stride: b_strides.1 };
         // What is there before is added to, or never read.

@@ -212,6 +212,7 @@ fn piece(rows: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::ops::testing::numbers;
 
     fn naive(a: View, b: View) -> Vec<f32> {
         let at = |v: &View, i: usize, j: usize| v.data[i * v.row_stride + j * v.column_stride];
@@ -224,16 +225,6 @@ mod tests {
         out
     }
 
-    fn numbers(n: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        (0..n)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 9) as f32 / (1 << 23) as f32 - 0.5
-            })
-            .collect()
-    }
-
     fn check(left: &[f32], right: &[f32]) {
         assert_eq!(left.len(), right.len());
         for (a, b) in left.iter().zip(right) {
@@ -244,7 +235,8 @@ mod tests {
     #[test]
     fn the_three_products_of_a_layer_agree_with_plain_sums() {
         for (n, input, output) in [(1, 7, 5), (3, 64, 33), (37, 19, 130)] {
-            let (x, w, dy) = (numbers(n * input, 1), numbers(output * input, 2), numbers(n * output, 3));
+            let (x, w, dy) =
+                (numbers(n * input, 0.5, 1), numbers(output * input, 0.5, 2), numbers(n * output, 0.5, 3));
             let mut y = vec![9.0; n * output];
             Precision::F32.parallel_linear(&mut y, &x, &w, input, output);
             check(&y, &naive(View::new(&x, n, input), View::new(&w, output, input).transposed()));

@@ -12,3 +12,16 @@ pub mod route;
 pub mod simd;
 pub mod softmax;
 pub mod swiglu;
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use rand::RngExt;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    /// Returns numbers within `within` of zero, always the same for a seed.
+    pub fn numbers(n: usize, within: f32, seed: u64) -> Vec<f32> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        (0..n).map(|_| rng.random_range(-within..within)).collect()
+    }
+}

@@ -1,5 +1,6 @@
 //! Candidates written to their end: laid out within the model's limit, written side by side, ranked.
 
+use actix_web::HttpResponse;
 use futures_util::future::try_join_all;
 use serde_json::Value;
 use serde_json::json;
@@ -11,8 +12,11 @@ use crate::completion::chat::Prompt;
 use crate::completion::writing::Update;
 use crate::completion::writing::Usage;
 use crate::completion::writing::Writing;
+use crate::server::openai::Answer;
 use crate::server::openai::asked::Manner;
 use crate::server::openai::error::OpenAiError;
+use crate::server::openai::kind::Kind;
+use crate::server::openai::stream;
 
 /// What begins an answer and each chunk of one.
 #[derive(Debug, Clone)]
@@ -86,6 +90,21 @@ pub fn lay_out(
         return too_long(length.field, format!("{} tokens given and {tokens} asked for", canvas.given));
     }
     Ok(completer.canvas(prompt, &parts(limit - canvas.given), &manner.options)?)
+}
+
+/// Answers with the candidates of a canvas, streamed or whole.
+pub async fn respond(kind: Kind, completer: &Completer, manner: &Manner, canvas: &Canvas) -> Answer {
+    let head = Head::new(kind.id_prefix(), completer);
+    let writings = start(completer, canvas, manner)?;
+    if manner.is_stream {
+        return Ok(stream::respond(kind, head, manner, writings));
+    }
+    let (updates, usage) = finish(writings).await?;
+    let written = updates.iter().filter_map(|update| update.written.first());
+    let choices = written.enumerate().map(|(index, written)| kind.choice(index, written)).collect();
+    let mut body = head.json(kind.object(), choices);
+    body["usage"] = usage_json(&usage);
+    Ok(HttpResponse::Ok().json(body))
 }
 
 /// Starts all candidates, or none.

@@ -1,27 +1,22 @@
 //! `POST /v1/completions`: a text goes on, or with `suffix` is filled in between two.
 
-use actix_web::HttpResponse;
-use actix_web::web;
 use serde_json::Value;
-use serde_json::json;
 
 use crate::completion::Completer;
 use crate::completion::canvas::Canvas;
 use crate::completion::canvas::Part;
 use crate::completion::chat::Prompt;
-use crate::server::error::ApiError;
+use crate::server::openai;
 use crate::server::openai::Answer;
 use crate::server::openai::Model;
 use crate::server::openai::answer;
-use crate::server::openai::answer::Head;
 use crate::server::openai::answer::Length;
 use crate::server::openai::asked::Manner;
 use crate::server::openai::error::OpenAiError;
 use crate::server::openai::fields::Asked;
 use crate::server::openai::fields::Fields;
+use crate::server::openai::kind::Kind;
 use crate::server::openai::loaded;
-use crate::server::openai::stream;
-use crate::server::openai::stream::Kind;
 
 /// Tokens of a completion when the request does not say; OpenAI's own.
 const DEFAULT_TOKENS: usize = 16;
@@ -29,28 +24,8 @@ const DEFAULT_TOKENS: usize = 16;
 /// Writes on.
 pub(super) async fn complete(asked: Asked, model: Model) -> Answer {
     let completer = loaded(&model)?;
-    let head = Head::new("cmpl", &completer);
-    let reading = {
-        let completer = completer.clone();
-        web::block(move || read(asked.0, &completer))
-    };
-    let (manner, canvas) = reading.await.map_err(ApiError::internal)??;
-    let writings = answer::start(&completer, &canvas, &manner)?;
-    if manner.is_stream {
-        return Ok(stream::respond(Kind::Completion, head, &manner, writings));
-    }
-    let (updates, usage) = answer::finish(writings).await?;
-    let written = updates.iter().filter_map(|update| update.written.first());
-    let choices: Vec<Value> = written
-        .enumerate()
-        .map(|(index, written)| {
-            let reason = written.finish_reason();
-            json!({"index": index, "text": written.text, "logprobs": null, "finish_reason": reason})
-        })
-        .collect();
-    let mut body = head.json("text_completion", choices.into());
-    body["usage"] = answer::usage_json(&usage);
-    Ok(HttpResponse::Ok().json(body))
+    let (manner, canvas) = openai::read(asked, &completer, read).await?;
+    answer::respond(Kind::Completion, &completer, &manner, &canvas).await
 }
 
 fn read(mut fields: Fields, completer: &Completer) -> Result<(Manner, Canvas), OpenAiError> {

@@ -5,7 +5,6 @@
 //! the same block, so a larger `diffusion.block_length` shows it more of what follows.
 
 use actix_web::HttpResponse;
-use actix_web::web;
 use futures_util::stream;
 use serde_json::Value;
 use serde_json::json;
@@ -17,7 +16,7 @@ use crate::completion::canvas::Written;
 use crate::completion::chat::Prompt;
 use crate::completion::writing::Update;
 use crate::completion::writing::Writing;
-use crate::server::error::ApiError;
+use crate::server::openai;
 use crate::server::openai::Answer;
 use crate::server::openai::Model;
 use crate::server::openai::answer;
@@ -59,11 +58,7 @@ struct Holed {
 pub(super) async fn fill(asked: Asked, model: Model) -> Answer {
     let completer = loaded(&model)?;
     let head = Head::new("infill", &completer);
-    let reading = {
-        let completer = completer.clone();
-        web::block(move || read(asked.0, &completer))
-    };
-    let (manner, holed, canvas) = reading.await.map_err(ApiError::internal)??;
+    let (manner, holed, canvas) = openai::read(asked, &completer, read).await?;
     let mut writings = answer::start(&completer, &canvas, &manner)?;
     if manner.is_stream
         && let Some(writing) = writings.pop()

@@ -2,7 +2,7 @@
 //!
 //! Everybody with a key or a session may use them. `fields` reads bodies and names what is wrong,
 //! `asked` what all requests share; `chat`, `completions` and `infill` are one endpoint each;
-//! `answer` and `stream` write candidates to their end or as they settle.
+//! `answer` and `stream` write candidates to their end or as they settle, in the shape of their `kind`.
 
 mod answer;
 mod asked;
@@ -11,6 +11,7 @@ mod completions;
 mod error;
 mod fields;
 mod infill;
+mod kind;
 mod stream;
 
 use actix_web::HttpResponse;
@@ -21,6 +22,8 @@ use serde_json::json;
 use crate::completion::Completer;
 use crate::server::error::ApiError;
 use crate::server::openai::error::OpenAiError;
+use crate::server::openai::fields::Asked;
+use crate::server::openai::fields::Fields;
 use crate::store::identity::Identity;
 
 /// The completer, if a model is loaded.
@@ -56,6 +59,16 @@ type Answer = Result<HttpResponse, OpenAiError>;
 
 fn loaded(model: &Model) -> Result<Completer, OpenAiError> {
     Option::clone(model).ok_or_else(OpenAiError::not_loaded)
+}
+
+/// Reads a body on a thread of its own: templates and tokenizers take their time with long texts.
+async fn read<T: Send + 'static>(
+    asked: Asked,
+    completer: &Completer,
+    read: fn(Fields, &Completer) -> Result<T, OpenAiError>,
+) -> Result<T, OpenAiError> {
+    let completer = completer.clone();
+    web::block(move || read(asked.0, &completer)).await.map_err(ApiError::internal)?
 }
 
 fn about(completer: &Completer) -> Value {

@@ -21,15 +21,7 @@ use crate::server::openai::answer::Head;
 use crate::server::openai::answer::usage_json;
 use crate::server::openai::asked::Manner;
 use crate::server::openai::error::OpenAiError;
-
-/// Whose chunks a stream has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// `chat.completion.chunk`.
-    Chat,
-    /// `text_completion`.
-    Completion,
-}
+use crate::server::openai::kind::Kind;
 
 /// What is new of one candidate.
 #[derive(Debug, Default)]
@@ -119,7 +111,7 @@ impl Telling {
             None => {
                 self.is_over = true;
                 let usage = self.usage_of_chunks.is_some().then(|| {
-                    let mut last = self.head.json(self.object(), json!([]));
+                    let mut last = self.head.json(self.kind.chunk_object(), json!([]));
                     last["usage"] = usage_json(&Usage::together(&self.usages));
                     event(&last)
                 });
@@ -142,33 +134,14 @@ impl Telling {
     }
 
     fn chunk(&self, piece: &Piece, finish_reason: Option<&str>) -> String {
-        let mut choice = json!({"index": piece.index, "finish_reason": finish_reason, "logprobs": null});
-        match self.kind {
-            Kind::Completion => choice["text"] = piece.text.as_str().into(),
-            Kind::Chat => {
-                choice["delta"] = json!({});
-                if piece.is_first {
-                    choice["delta"]["role"] = "assistant".into();
-                }
-                if finish_reason.is_none() {
-                    choice["delta"]["content"] = piece.text.as_str().into();
-                }
-            }
-        }
+        let mut choice = self.kind.chunk_choice(piece.index, &piece.text, piece.is_first, finish_reason);
         if let Some(tentative) = &piece.tentative {
             choice["diffusion"] = json!({"tentative_text": tentative});
         }
-        let mut chunk = self.head.json(self.object(), json!([choice]));
+        let mut chunk = self.head.json(self.kind.chunk_object(), json!([choice]));
         if let Some(usage) = &self.usage_of_chunks {
             chunk["usage"] = usage.clone();
         }
         event(&chunk)
-    }
-
-    fn object(&self) -> &'static str {
-        match self.kind {
-            Kind::Chat => "chat.completion.chunk",
-            Kind::Completion => "text_completion",
-        }
     }
 }
