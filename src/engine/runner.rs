@@ -105,6 +105,11 @@ impl Runner {
         &self.model
     }
 
+    /// Returns how many bytes of weights the last step read, if it asked the head for anything.
+    pub fn touched_bytes(&self) -> usize {
+        self.work.touched_bytes + self.model.head_bytes()
+    }
+
     /// Returns for how many positions there are pages that no slot holds.
     pub fn available(&self) -> usize {
         self.cache.pages.available() * PAGE

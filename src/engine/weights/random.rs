@@ -29,12 +29,10 @@ pub fn normal(key: u64, row: u64, numbers: &mut [f32]) {
     }
 }
 
-/// Returns `count` token ids below `vocabulary`, none of them below `first`.
-pub fn tokens(seed: u64, count: usize, first: u32, vocabulary: u32) -> Vec<u32> {
-    let span = u64::from(vocabulary - first);
-    (0..count as u64)
-        .map(|i| first + (mixed(seed.wrapping_add((i + 1).wrapping_mul(GOLDEN))) % span) as u32)
-        .collect()
+/// Returns `count` token ids below `vocabulary`.
+pub fn tokens(seed: u64, count: usize, vocabulary: usize) -> Vec<u32> {
+    let number = |i: u64| mixed(seed.wrapping_add((i + 1).wrapping_mul(GOLDEN)));
+    (0..count as u64).map(|i| (number(i) % vocabulary as u64) as u32).collect()
 }
 
 fn mixed(mut bits: u64) -> u64 {
@@ -70,8 +68,8 @@ mod tests {
 
     #[test]
     fn tokens_stay_within_their_bounds() {
-        let ids = tokens(5, 1_000, 10, 20);
-        assert!(ids.iter().all(|id| (10..20).contains(id)));
-        assert!((10..20).all(|id| ids.contains(&id)));
+        let ids = tokens(5, 1_000, 10);
+        assert!(ids.iter().all(|id| *id < 10));
+        assert!((0..10).all(|id| ids.contains(&id)));
     }
 }
