@@ -21,7 +21,6 @@ use crate::engine::model::linear::Linear;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::linear::Rows;
 use crate::engine::model::loader::Loader;
-use crate::engine::ops::attention::HeadPage;
 use crate::engine::ops::attention::Queries;
 use crate::engine::ops::rope::Rope;
 use crate::engine::ops::rope::Turn;
@@ -99,6 +98,8 @@ pub struct Workspace {
     normed: Vec<f32>,
     rows: Rows,
     qkv: Vec<f32>,
+    /// The attention's output, of each piece of a chunk head by head.
+    heads: Vec<f32>,
     attended: Vec<f32>,
     added: Vec<f32>,
     /// How many rows each block has.
@@ -116,6 +117,7 @@ impl Workspace {
             normed: Vec::new(),
             rows: Rows::default(),
             qkv: Vec::new(),
+            heads: Vec::new(),
             attended: Vec::new(),
             added: Vec::new(),
             blocks: Vec::new(),
@@ -304,25 +306,47 @@ impl Model {
         self.place(layer, index, chunks, cache, work);
         let queries = config.num_attention_heads * config.head_dim;
         resize(&mut work.attended, rows * queries);
-        let mut pieces = Vec::new();
-        let (mut qkv, mut attended) = (work.qkv.as_slice(), work.attended.as_mut_slice());
+        resize(&mut work.heads, rows * queries);
+        let of_head = queries / config.num_key_value_heads;
+        let (mut tasks, mut pieces) = (Vec::new(), Vec::new());
+        let (mut qkv, mut heads) = (work.qkv.as_slice(), work.heads.as_mut_slice());
+        let mut row = 0;
         let is_last = index + 1 == self.layers.len();
         for chunk in chunks.iter() {
             for (piece, end) in chunk.pieces(chunk.positions()) {
                 let (q, others) = qkv.split_at(piece.len() * width);
                 qkv = others;
-                let (out, others) = attended.split_at_mut(piece.len() * queries);
-                attended = others;
                 let is_wanted = piece.start < chunk.wanted.end && chunk.wanted.start < piece.end;
                 if is_wanted || !is_last {
-                    pieces.push((chunk.table, end, q, out));
+                    pieces.push((row, piece.len()));
+                    for head in 0..config.num_key_value_heads {
+                        let (out, others) = heads.split_at_mut(piece.len() * of_head);
+                        heads = others;
+                        tasks.push((chunk.table, end, q, head, out));
+                    }
                 }
+                row += piece.len();
             }
         }
         let cache = &*cache;
-        pieces.into_par_iter().for_each(|(table, end, q, out)| {
-            self.attend_piece(q, out, |head| cache.read(table, index, head, end), end);
+        tasks.into_par_iter().for_each(|(table, end, q, head, out)| {
+            let (shared, head_dim) = (of_head / config.head_dim, config.head_dim);
+            let data = &q[head * of_head..];
+            let queries = Queries { data, stride: width, rows: q.len() / width, heads: shared, head_dim };
+            (with.attend)(out, of_head, queries, &cache.read(table, index, head, end), end);
         });
+        // From a head's rows one behind the other to a row's heads.
+        let mut heads = work.heads.as_slice();
+        for (first, rows) in pieces {
+            for head in 0..config.num_key_value_heads {
+                let (of_piece, others) = heads.split_at(rows * of_head);
+                heads = others;
+                for (row, of_row) in of_piece.chunks_exact(of_head).enumerate() {
+                    let at = (first + row) * queries + head * of_head;
+                    work.attended[at..at + of_head].copy_from_slice(of_row);
+                }
+            }
+        }
     }
 
     /// Norms and turns the queries and keys of `work.qkv`, and puts keys and values in the cache.
@@ -363,26 +387,6 @@ impl Model {
                     cache.write(chunk.table, index, head, position, key, value);
                 }
             }
-        }
-    }
-
-    /// Attention of some queries over the first `end` positions, which `pages` returns for a head.
-    fn attend_piece<'p>(
-        &self,
-        q: &[f32],
-        out: &mut [f32],
-        pages: impl Fn(usize) -> Vec<HeadPage<'p>>,
-        end: usize,
-    ) {
-        let config = &self.config;
-        let (stride, head_dim) = (config.qkv_width(), config.head_dim);
-        let heads = config.num_attention_heads / config.num_key_value_heads;
-        let with = Arithmetic::of(self.quant);
-        for kv_head in 0..config.num_key_value_heads {
-            let at = kv_head * heads * head_dim;
-            let queries = Queries { data: &q[at..], stride, rows: q.len() / stride, heads, head_dim };
-            let out_stride = config.num_attention_heads * head_dim;
-            (with.attend)(&mut out[at..], out_stride, queries, &pages(kv_head), end);
         }
     }
 }
