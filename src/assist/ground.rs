@@ -1,4 +1,5 @@
-//! What a draft may claim: numbers, amounts, dates, names and codes must stand in transcript or cards.
+//! What a draft may claim: numbers, amounts, dates, names and codes must stand in transcript or cards,
+//! and what is no word at all must not be said.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -10,6 +11,9 @@ const FIGURES: &str = "one two three four five six seven eight nine ten eleven t
     tuesday wednesday thursday friday saturday sunday january february march april june july august september \
     october november december today tomorrow yesterday tonight noon midnight daily weekly monthly yearly hour \
     hours minute minutes day days week weeks month months year years free refund refunded";
+
+/// What may follow a word after its apostrophe.
+const CONTRACTIONS: [&str; 7] = ["t", "s", "m", "re", "ll", "ve", "d"];
 
 /// The words of everything that a draft may rest on.
 #[derive(Debug, Clone, Default)]
@@ -23,8 +27,9 @@ impl Sources {
         Sources { words: texts.flat_map(words).map(|(_, word)| word.to_lowercase()).collect() }
     }
 
-    /// Returns the byte ranges of `written` that claim what no source says.
-    pub fn unsupported(&self, written: &str) -> Vec<Range<usize>> {
+    /// Returns the byte ranges of `written` that claim what no source says, or that neither a source
+    /// nor `is_word` knows as a word.
+    pub fn unsupported(&self, written: &str, is_word: impl Fn(&str) -> bool) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         let mut starts_sentence = true;
         for (range, word) in words(written) {
@@ -33,13 +38,20 @@ impl Sources {
                 !starts_sentence && word.chars().next().is_some_and(char::is_uppercase) && !is_i(word);
             let has_digit = word.chars().any(|c| c.is_ascii_digit());
             let is_figure = FIGURES.split_whitespace().any(|figure| figure == lower);
-            if (has_digit || is_figure || is_name) && !self.words.contains(&lower) {
+            let claims = has_digit || is_figure || is_name || !is_contracted_word(word, &is_word);
+            if claims && !self.words.contains(&lower) {
                 found.push(range.clone());
             }
             starts_sentence = written[range.end..].trim_start().starts_with(['.', '!', '?']);
         }
         found
     }
+}
+
+/// Returns whether a word, or what stands before its one apostrophe, is known.
+fn is_contracted_word(word: &str, is_word: impl Fn(&str) -> bool) -> bool {
+    let (stem, ending) = word.split_once(['\'', '’']).unwrap_or((word, "s"));
+    is_word(stem) && CONTRACTIONS.contains(&ending)
 }
 
 fn is_i(word: &str) -> bool {
@@ -64,7 +76,9 @@ mod tests {
 
     fn check(written: &str, expected: &[&str]) {
         let sources = Sources::new(["Plan B costs 25 euros a month", "my name is Anna"].into_iter());
-        let found: Vec<&str> = sources.unsupported(written).into_iter().map(|r| &written[r]).collect();
+        let is_word = |word: &str| !word.ends_with("ingly");
+        let found: Vec<&str> =
+            sources.unsupported(written, is_word).into_iter().map(|r| &written[r]).collect();
         assert_eq!(found, expected, "{written}");
     }
 
@@ -75,5 +89,11 @@ mod tests {
         check("Thanks, Peter. I'm sure it's fine.", &["Peter"]);
         check("Certainly. That takes two weeks", &["two", "weeks"]);
         check("", &[]);
+    }
+
+    #[test]
+    fn what_is_no_word_is_found() {
+        check("I'm't sure that’s it, don't worry", &["I'm't"]);
+        check("So monthingly", &["monthingly"]);
     }
 }

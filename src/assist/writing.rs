@@ -135,6 +135,13 @@ impl Writer {
         Ok(writing)
     }
 
+    /// Returns whether the model can be trusted with a word: a small one makes words up from pieces.
+    fn knows(&self, word: &str) -> bool {
+        let mut ids = Vec::new();
+        let encoded = self.engine.tokenizer().encode(&format!(" {word}"), &mut ids);
+        self.drafting == Drafting::Free || encoded.is_ok() && ids.len() == 1
+    }
+
     /// Returns the customer's latest words with the agent's wish.
     fn question(&self, request: &DraftRequest) -> String {
         let said = request.turns.iter().rev().filter(|t| t.speaker == Speaker::Customer).take(2);
@@ -250,7 +257,12 @@ impl Writing {
             let lower = text.to_lowercase();
             let forbidden =
                 self.forbidden.iter().filter_map(|f| lower.find(f.as_str()).map(|at| at..at + f.len()));
-            let bad: Vec<_> = self.sources.unsupported(&text).into_iter().chain(forbidden).collect();
+            let bad: Vec<_> = self
+                .sources
+                .unsupported(&text, |word| writer.knows(word))
+                .into_iter()
+                .chain(forbidden)
+                .collect();
             if bad.is_empty() {
                 continue;
             }

@@ -4,11 +4,19 @@ use crate::engine::ops::simd::exp;
 use crate::engine::ops::simd::multiversion;
 
 multiversion! {
-    /// Replaces a row of scores by its softmax.
+    /// Replaces a row of scores by its softmax, summed in eight lanes: one sum would wait for itself.
     pub fn softmax(row: &mut [f32]) {
         let largest = largest(row);
-        let mut sum = 0.0;
-        for s in row.iter_mut() {
+        let mut lanes = [0.0_f32; 8];
+        let mut chunks = row.chunks_exact_mut(8);
+        for chunk in &mut chunks {
+            for (lane, s) in lanes.iter_mut().zip(chunk) {
+                *s = exp(*s - largest);
+                *lane += *s;
+            }
+        }
+        let mut sum = lanes.iter().sum::<f32>();
+        for s in chunks.into_remainder() {
             *s = exp(*s - largest);
             sum += *s;
         }
