@@ -259,8 +259,7 @@ async fn greedy_output_is_the_same_alone_and_in_a_batch() {
     let folder = tempfile::tempdir().unwrap();
     checkpoint(folder.path());
     for quant in [Quant::Q8, Quant::Q4] {
-        let engine =
-            Engine::start(folder.path(), EngineConfig { quant, ..EngineConfig::default() }).unwrap();
+        let engine = Engine::start(folder.path(), EngineConfig { quant, ..EngineConfig::default() }).unwrap();
         let prompts: Vec<Vec<u32>> = (0..6).map(|i| (20..25 + i * 7).collect()).collect();
         let mut alone = Vec::new();
         for prompt in &prompts {

@@ -335,12 +335,14 @@ fn the_bundled_model_says_the_same_in_4_bits() {
 
 #[test]
 fn planned_bytes_are_those_that_are_taken() {
-    for (family, quant) in FAMILIES.into_iter().flat_map(|f| [Quant::F32, Quant::Q8, Quant::Q4].map(|q| (f, q)))
+    for (family, quant) in
+        FAMILIES.into_iter().flat_map(|f| [Quant::F32, Quant::Q8, Quant::Q4].map(|q| (f, q)))
     {
         let config = ModelConfig::read(&fixture(family)).unwrap();
         let weights = Weights::open(&fixture(family)).unwrap();
         let mut progress = Vec::new();
-        let model = Model::load(config.clone(), &weights, quant, |done, of| progress.push((done, of))).unwrap();
+        let model =
+            Model::load(config.clone(), &weights, quant, |done, of| progress.push((done, of))).unwrap();
         assert_eq!(Model::bytes_of(&config, quant), model.bytes(), "{family} {quant:?}");
         let layers = config.layers.len();
         assert_eq!(progress, (1..=layers).map(|i| (i, layers)).collect::<Vec<_>>());

@@ -9,8 +9,6 @@ use crate::engine::model::arithmetic::Arithmetic;
 use crate::engine::model::linear::Linear;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::linear::Rows;
-use crate::engine::ops::matmul::View;
-use crate::engine::ops::matmul::Write;
 use crate::engine::ops::route::Routing;
 use crate::engine::ops::route::Score;
 use crate::engine::ops::route::limit_to_pool;
@@ -64,7 +62,7 @@ pub struct Input<'a> {
 }
 
 /// Products of a router from which on they are divided over threads.
-const PARALLEL_PRODUCTS: usize = 1 << 21;
+const PARALLEL_PRODUCTS: usize = 1 << 19;
 /// Rows that an expert takes at a time: more are divided over threads.
 const PIECE_ROWS: usize = 32;
 
@@ -227,14 +225,13 @@ impl Sparse {
         let with = Arithmetic::of(quant);
         let rows = input.normed.len() / hidden;
         let mut scores = vec![0.0; rows * experts];
-        let router = View::new(&self.router, experts, hidden).transposed();
         // What is small is not worth waking threads for.
-        let piece = if scores.len() * hidden < PARALLEL_PRODUCTS { rows } else { PIECE_ROWS / 4 };
-        let pieces = scores.par_chunks_mut(piece * experts).zip(input.normed.par_chunks(piece * hidden));
-        pieces.for_each(|(scores, normed)| {
-            let normed = View::new(normed, normed.len() / hidden, hidden);
-            (with.matmul)(scores, experts, normed, router, 1.0, Write::Replace);
-        });
+        let is_small = scores.len() * hidden < PARALLEL_PRODUCTS;
+        let piece = if is_small { rows } else { rows.div_ceil(2 * rayon::current_num_threads()) };
+        scores
+            .par_chunks_mut(piece * experts)
+            .zip(input.normed.par_chunks(piece * hidden))
+            .for_each(|(scores, normed)| (with.project)(scores, normed, &self.router, hidden));
         match self.routing.score {
             Score::Sigmoid => scores.iter_mut().for_each(|s| *s = 1.0 / (1.0 + (-*s).exp())),
             Score::Softmax => scores.chunks_exact_mut(experts).for_each(with.softmax),

@@ -194,8 +194,8 @@ impl Model {
                 sparse.experts * feed_forward(sparse.width) + shared + router
             }
         };
-        let attention = linear(hidden, config.qkv_width())
-            + linear(config.num_attention_heads * config.head_dim, hidden);
+        let attention =
+            linear(hidden, config.qkv_width()) + linear(config.num_attention_heads * config.head_dim, hidden);
         let number = if quant == Quant::F32 { size_of::<f32>() } else { size_of::<half::bf16>() };
         let tables = number * config.vocab_size * hidden + linear(hidden, config.vocab_size);
         config.layers.iter().map(|shape| attention + mlp(shape)).sum::<usize>() + tables

@@ -97,8 +97,7 @@ unsafe fn vnni_four<const R: usize>(weights: *const u8, scales: *const u16, x: O
                 let at = group * GROUP + pair * 2 * DEPTH;
                 let both = _mm512_loadu_si512(weights.add(at / 2 / DEPTH * STEP).cast());
                 let first = _mm512_shuffle_epi8(levels, _mm512_and_si512(both, low));
-                let second =
-                    _mm512_shuffle_epi8(levels, _mm512_and_si512(_mm512_srli_epi16::<4>(both), low));
+                let second = _mm512_shuffle_epi8(levels, _mm512_and_si512(_mm512_srli_epi16::<4>(both), low));
                 for (row, sum) in sums.iter_mut().enumerate() {
                     let at = row * x.stride + at;
                     *sum = _mm512_dpbusd_epi32(*sum, first, _mm512_set1_epi32(four(x, at)));
