@@ -218,18 +218,21 @@ fn a_warm_prefix_changes_no_bit_of_the_answer() {
     checkpoint(folder.path());
     let weights = Weights::open(folder.path()).unwrap();
     let model = ModelConfig::read(folder.path()).unwrap();
-    let mut runner = Runner::new(Model::load(model, &weights, Quant::Q8, |_, _| {}).unwrap(), 1 << 24);
-    let short: Vec<u32> = (20..90).collect();
-    let long: Vec<u32> = (20..145).collect();
-    let (tokens, confidences, reused) = run(&mut runner, &short);
-    assert_eq!(reused, 0);
-    let warm = run(&mut runner, &short);
-    assert_eq!(warm, (tokens, confidences, 64), "the full page of the prompt is there");
-    let warm = run(&mut runner, &long);
-    assert_eq!(warm.2, 64, "what the prompts have in common");
-    runner.forget(1 << 24);
-    let cold = run(&mut runner, &long);
-    assert_eq!((cold.0, cold.1), (warm.0, warm.1));
+    for quant in [Quant::Q8, Quant::Q4] {
+        let loaded = Model::load(model.clone(), &weights, quant, |_, _| {}).unwrap();
+        let mut runner = Runner::new(loaded, 1 << 24);
+        let short: Vec<u32> = (20..90).collect();
+        let long: Vec<u32> = (20..145).collect();
+        let (tokens, confidences, reused) = run(&mut runner, &short);
+        assert_eq!(reused, 0);
+        let warm = run(&mut runner, &short);
+        assert_eq!(warm, (tokens, confidences, 64), "the full page of the prompt is there");
+        let warm = run(&mut runner, &long);
+        assert_eq!(warm.2, 64, "what the prompts have in common");
+        runner.forget(1 << 24);
+        let cold = run(&mut runner, &long);
+        assert_eq!((cold.0, cold.1), (warm.0, warm.1));
+    }
 }
 
 #[test]
@@ -265,17 +268,19 @@ fn cancelling_at_any_step_leaks_no_page() {
 async fn greedy_output_is_the_same_alone_and_in_a_batch() {
     let folder = tempfile::tempdir().unwrap();
     checkpoint(folder.path());
-    let engine = Engine::start(folder.path(), EngineConfig::default()).unwrap();
-    let prompts: Vec<Vec<u32>> = (0..6).map(|i| (20..25 + i * 7).collect()).collect();
-    let mut alone = Vec::new();
-    for prompt in &prompts {
-        alone.push(finish(&engine, request(prompt, 21)).await.canvas);
-    }
-    let together =
-        futures_util::future::join_all(prompts.iter().map(|p| finish(&engine, request(p, 21)))).await;
-    for (alone, together) in alone.iter().zip(&together) {
-        assert_eq!(alone, &together.canvas);
-        assert!(!alone.contains(&0), "no mask is left");
+    for quant in [Quant::Q8, Quant::Q4] {
+        let engine = Engine::start(folder.path(), EngineConfig { quant, ..EngineConfig::default() }).unwrap();
+        let prompts: Vec<Vec<u32>> = (0..6).map(|i| (20..25 + i * 7).collect()).collect();
+        let mut alone = Vec::new();
+        for prompt in &prompts {
+            alone.push(finish(&engine, request(prompt, 21)).await);
+        }
+        let together =
+            futures_util::future::join_all(prompts.iter().map(|p| finish(&engine, request(p, 21)))).await;
+        for (alone, together) in alone.iter().zip(&together) {
+            assert_eq!((&alone.canvas, &alone.confidences), (&together.canvas, &together.confidences));
+            assert!(!alone.canvas.contains(&0), "no mask is left");
+        }
     }
 }
 

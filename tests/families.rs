@@ -28,6 +28,8 @@ use chatdlm::engine::weights::Weights;
 use serde_json::json;
 
 const MASK: u32 = 319;
+const FAMILIES: [&str; 7] =
+    ["dream", "llada", "llada2_moe", "llada2_moe_block_routing", "lladamoe", "sdar", "sdar_moe"];
 const FULL: [&str; 3] = ["dream", "llada", "lladamoe"];
 
 fn fixture(family: &str) -> std::path::PathBuf {
@@ -274,6 +276,99 @@ fn a_missing_bias_is_named() {
     let weights = Weights::open(folder.path()).unwrap();
     let error = Model::load(config, &weights, Quant::Q8, |_, _| {}).unwrap_err().to_string();
     assert!(error.contains("model.layers.0.self_attn.q_proj.bias"), "{error}");
+}
+
+/// Returns how two rows of numbers vary together, from −1 to 1.
+fn correlation(a: &[f32], b: &[f32]) -> f64 {
+    let mean = |of: &[f32]| of.iter().map(|v| f64::from(*v)).sum::<f64>() / of.len() as f64;
+    let (mean_a, mean_b) = (mean(a), mean(b));
+    let (mut both, mut of_a, mut of_b) = (0.0, 0.0, 0.0);
+    for (a, b) in a.iter().zip(b) {
+        let (a, b) = (f64::from(*a) - mean_a, f64::from(*b) - mean_b);
+        both += a * b;
+        of_a += a * a;
+        of_b += b * b;
+    }
+    both / (of_a * of_b).sqrt()
+}
+
+#[test]
+fn few_bits_keep_the_logits() {
+    for family in FAMILIES {
+        let tokens: Vec<u32> = (10..42).collect();
+        let logits = |quant| runner(&fixture(family), quant).logits(&tokens, Sight::Below(32));
+        let exact = logits(Quant::F32);
+        // These models are small and their weights random: what a weight loses shows more than in trained
+        // ones, most of all where it makes a row take another expert.
+        for (quant, least, most) in [(Quant::Q8, 0.96, 0.9999), (Quant::Q4, 0.7, 0.96)] {
+            let found = correlation(&logits(quant), &exact);
+            assert!((least..most).contains(&found), "{family} {quant:?}: {found}");
+        }
+    }
+}
+
+#[test]
+fn the_bundled_model_says_the_same_in_4_bits() {
+    let folder = Path::new("models/nano");
+    let tokenizer = Tokenizer::read(folder).unwrap();
+    let mut tokens = Vec::new();
+    let text = "Your internet connection is slow? Restart the router, wait two minutes and try again. \
+                If it is still slow after that, we will send a technician to your home.";
+    tokenizer.encode(text, &mut tokens).unwrap();
+    tokens.truncate(32);
+    let vocabulary = ModelConfig::read(folder).unwrap().vocab_size;
+    // Every third token is to be guessed.
+    let mut asked = tokens.clone();
+    let mask = ModelConfig::read(folder).unwrap().mask_token_id;
+    asked.iter_mut().step_by(3).for_each(|token| *token = mask);
+    let best = |quant| -> Vec<(usize, f32)> {
+        let logits = runner(folder, quant).logits(&asked, Sight::Blocks(16));
+        let best = |row: &[f32]| {
+            let best = (0..vocabulary).fold(0, |best, i| if row[i] > row[best] { i } else { best });
+            (best, 1.0 / row.iter().map(|logit| (logit - row[best]).exp()).sum::<f32>())
+        };
+        logits.chunks_exact(vocabulary).map(best).collect()
+    };
+    let (exact, four) = (best(Quant::F32), best(Quant::Q4));
+    let sure: Vec<_> = exact.iter().zip(&four).filter(|((_, probability), _)| *probability > 0.3).collect();
+    assert!(sure.len() > 5, "{exact:?}");
+    for ((token, probability), (found, in_four)) in sure {
+        assert_eq!(token, found);
+        assert!((probability - in_four).abs() < 0.25, "{token}: {probability} became {in_four}");
+    }
+}
+
+#[test]
+fn planned_bytes_are_those_that_are_taken() {
+    for (family, quant) in
+        FAMILIES.into_iter().flat_map(|f| [Quant::F32, Quant::Q8, Quant::Q4].map(|q| (f, q)))
+    {
+        let config = ModelConfig::read(&fixture(family)).unwrap();
+        let weights = Weights::open(&fixture(family)).unwrap();
+        let mut progress = Vec::new();
+        let model =
+            Model::load(config.clone(), &weights, quant, |done, of| progress.push((done, of))).unwrap();
+        assert_eq!(Model::bytes_of(&config, quant), model.bytes(), "{family} {quant:?}");
+        let layers = config.layers.len();
+        assert_eq!(progress, (1..=layers).map(|i| (i, layers)).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn weights_made_up_of_nothing_run_in_every_family() {
+    for family in FAMILIES {
+        let config = ModelConfig::read(&fixture(family)).unwrap();
+        let load = |seed, quant| {
+            let weights = Weights::Random { seed };
+            Runner::new(Model::load(config.clone(), &weights, quant, |_, _| {}).unwrap(), 1 << 24)
+        };
+        let tokens: Vec<u32> = (10..42).collect();
+        let logits = |seed, quant| load(seed, quant).logits(&tokens, Sight::Below(32));
+        let exact = logits(1, Quant::F32);
+        assert!(exact.iter().all(|logit| logit.is_finite()), "{family}");
+        assert!(correlation(&exact, &logits(2, Quant::F32)) < 0.5, "{family}: seeds differ");
+        assert!(correlation(&exact, &logits(1, Quant::Q4)) > 0.7, "{family}");
+    }
 }
 
 async fn finish(engine: &Engine, request: GenerateRequest) -> Snapshot {

@@ -200,17 +200,25 @@ impl ModelConfig {
     /// When the file is missing, is not JSON of a family's form, or asks for what is not supported.
     pub fn read(folder: &Path) -> Result<ModelConfig, ConfigError> {
         let (path, text) = read_text(folder)?;
-        let header: Header = parse(&path, &text)?;
+        ModelConfig::parse(&path, &text)
+    }
+
+    /// Reads the text of a `config.json`; `path` names it in errors.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::read`].
+    pub fn parse(path: &str, text: &str) -> Result<ModelConfig, ConfigError> {
+        let header: Header = parse(path, text)?;
         let normalised = match header.architectures.first().map_or("", String::as_str) {
-            llada2::ARCHITECTURE => parse::<llada2::Llada2Config>(&path, &text)?.normalise(),
-            lladamoe::ARCHITECTURE => parse::<lladamoe::LladaMoeConfig>(&path, &text)?.normalise(),
-            llada::ARCHITECTURE => parse::<llada::LladaConfig>(&path, &text)?.normalise(),
-            dream::ARCHITECTURE => parse::<dream::DreamConfig>(&path, &text)?.normalise(),
-            sdar::DENSE | sdar::MIXTURE => parse::<sdar::SdarConfig>(&path, &text)?.normalise(),
+            llada2::ARCHITECTURE => parse::<llada2::Llada2Config>(path, text)?.normalise(),
+            lladamoe::ARCHITECTURE => parse::<lladamoe::LladaMoeConfig>(path, text)?.normalise(),
+            llada::ARCHITECTURE => parse::<llada::LladaConfig>(path, text)?.normalise(),
+            dream::ARCHITECTURE => parse::<dream::DreamConfig>(path, text)?.normalise(),
+            sdar::DENSE | sdar::MIXTURE => parse::<sdar::SdarConfig>(path, text)?.normalise(),
             other => Err(format!("architecture {other:?} is not supported")),
         };
         let checked = normalised.and_then(|config| config.check().map(|()| config));
-        checked.map_err(|reason| ConfigError::Unsupported { path, reason })
+        checked.map_err(|reason| ConfigError::Unsupported { path: path.to_owned(), reason })
     }
 
     /// Returns the block length to denoise with when a request names none.

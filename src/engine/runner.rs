@@ -1,17 +1,21 @@
 //! One step: sequences to chunks, chunks through the model, rows to candidates, candidates to sequences.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::engine::config::Attention;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::kv_cache::PAGE;
 use crate::engine::levenshtein::Levenshtein;
+use crate::engine::model::head::Likeliest;
 use crate::engine::model::transformer::Chunk;
 use crate::engine::model::transformer::Model;
 use crate::engine::model::transformer::Sight;
 use crate::engine::model::transformer::Workspace;
 use crate::engine::ops::softmax::entropy;
 use crate::engine::ops::softmax::largest;
+use crate::engine::ops::softmax::peak;
 use crate::engine::ops::softmax::sum_of_exponentials;
 use crate::engine::pages::Before;
 use crate::engine::pages::PageId;
@@ -102,6 +106,11 @@ impl Runner {
     /// Returns the model.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// Returns how many bytes of weights the last step read, if it asked the head for anything.
+    pub fn touched_bytes(&self) -> usize {
+        self.work.touched_bytes + self.model.head_bytes()
     }
 
     /// Returns for how many positions there are pages that no slot holds.
@@ -207,13 +216,20 @@ impl Runner {
         let hidden = self.model.config.hidden_size;
         let rows = self.model.forward(&chunks, &mut self.cache, &mut self.work);
         let model = &self.model;
-        let read: Vec<Read> = wanted
+        let gather = |some: &[Wanted]| -> Vec<f32> {
+            some.iter().flat_map(|w| &rows[w.row * hidden..(w.row + 1) * hidden]).copied().collect()
+        };
+        let (greedy, others): (Vec<Wanted>, Vec<Wanted>) =
+            wanted.into_iter().partition(|w| is_greedy(slots[w.slot].0, w.position));
+        let likeliest = model.likeliest(&gather(&greedy), |i, tokens, logits| {
+            let Wanted { slot, position, .. } = greedy[i];
+            close(&slots[slot].0.sequence, position, tokens, logits);
+        });
+        let read: Vec<Read> = others
             .par_chunks(HEAD_ROWS)
             .flat_map_iter(|some| {
-                let x: Vec<f32> =
-                    some.iter().flat_map(|w| &rows[w.row * hidden..(w.row + 1) * hidden]).copied().collect();
                 let mut logits = vec![0.0; some.len() * model.config.vocab_size];
-                model.logits(&mut logits, &x);
+                model.logits(&mut logits, &gather(some));
                 some.iter()
                     .zip(logits.chunks_exact_mut(model.config.vocab_size))
                     .map(|(w, logits)| read(slots[w.slot].0, w.position, logits))
@@ -221,12 +237,19 @@ impl Runner {
             })
             .collect();
         let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); slots.len()];
-        for (w, read) in wanted.iter().zip(read) {
+        for (w, Likeliest { token, probability }) in greedy.iter().zip(likeliest) {
+            let at = w.position - slots[w.slot].0.sequence.current;
+            let candidate = Candidate { at, token, confidence: probability, ..Candidate::default() };
+            candidates[w.slot].push(candidate);
+        }
+        for (w, read) in others.iter().zip(read) {
             match read {
                 Read::Candidate(candidate) => candidates[w.slot].push(candidate),
                 Read::Scores(scores) => slots[w.slot].0.scores = scores,
             }
         }
+        // Both lists are in the order of positions; rules that find two equal take the first.
+        candidates.iter_mut().for_each(|of_slot| of_slot.sort_by_key(|candidate| candidate.at));
         for (i, ((slot, _), (end, reaches))) in slots.iter_mut().zip(ends).enumerate() {
             if reaches {
                 outcomes[i].change = Some(slot.sequence.apply(&candidates[i]));
@@ -244,6 +267,25 @@ fn is_shareable(sequence: &Sequence) -> bool {
     sequence.form.attention == Attention::BlockCausal && PAGE.is_multiple_of(sequence.form.block)
 }
 
+/// Returns whether of a position nothing is wanted but the likeliest token and its probability.
+fn is_greedy(slot: &Slot, position: usize) -> bool {
+    let Purpose::Generate(generate) = &slot.sequence.purpose else { return false };
+    let has_structure = slot.sequence.fill.as_ref().is_some_and(|f| f.positions().contains(&position));
+    let wants_more = generate.rule.ranks_by_entropy() || matches!(generate.rule, Rule::Levenshtein(_));
+    generate.sampling.is_none() && !wants_more && !has_structure
+}
+
+/// Sets the logits of those of a range of tokens to −∞ that are not written at a position.
+fn close(sequence: &Sequence, position: usize, tokens: Range<usize>, logits: &mut [f32]) {
+    let Purpose::Generate(generate) = &sequence.purpose else { return };
+    let here = generate.banned_at.iter().filter(|(p, _)| *p == position).map(|(_, id)| id);
+    for id in generate.banned.iter().chain(here) {
+        if tokens.contains(&(*id as usize)) {
+            logits[*id as usize - tokens.start] = f32::NEG_INFINITY;
+        }
+    }
+}
+
 /// Reads one row of logits: the token that is allowed and likeliest or drawn, or the labels' probabilities.
 fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
     match &slot.sequence.purpose {
@@ -255,10 +297,7 @@ fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
             Read::Scores(exponentials.iter().map(|e| e / sum).collect())
         }
         Purpose::Generate(generate) => {
-            let here = generate.banned_at.iter().filter(|(p, _)| *p == position).map(|(_, id)| id);
-            for id in generate.banned.iter().chain(here) {
-                logits[*id as usize] = f32::NEG_INFINITY;
-            }
+            close(&slot.sequence, position, 0..logits.len(), logits);
             // Confidence is the probability among what is allowed: text that the structure forces is
             // certain and settles at once, and there is no other text that it could be.
             if let Some(fill) = slot.sequence.fill.as_ref().filter(|f| f.positions().contains(&position)) {
@@ -296,12 +335,11 @@ fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
 
 /// Returns the likeliest token but for those excepted, with its probability among all.
 fn likeliest(logits: &[f32], excepted: &[u32]) -> Choice {
-    let best = largest(logits);
-    let sum = sum_of_exponentials(logits, best);
-    if excepted.is_empty() {
-        let token = logits.iter().position(|s| *s == best).unwrap_or(0) as u32;
-        return Choice { token, confidence: 1.0 / sum };
+    let peak = peak(logits);
+    if !excepted.contains(&(peak.at as u32)) {
+        return Choice { token: peak.at as u32, confidence: 1.0 / peak.sum };
     }
+    let (best, sum) = (peak.value, peak.sum);
     let others = (0_u32..).zip(logits).filter(|(token, _)| !excepted.contains(token));
     // Of equal scores the first counts, as above.
     let found = others.reduce(|found, other| if other.1 > found.1 { other } else { found });

@@ -1,6 +1,10 @@
 //! Checkpoint folders in the Hugging Face layout: one `model.safetensors` or shards with an index,
-//! memory-mapped, numbers of 16 or 32 bits.
+//! memory-mapped, numbers of 16 or 32 bits. Or [`random`] weights of any shape, for measuring.
+//!
+//! A matrix is read row by row, so that a large one is never in memory in f32.
 #![allow(unsafe_code)]
+
+pub mod random;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -63,12 +67,37 @@ pub enum WeightsError {
     },
 }
 
+/// Where the tensors of a model come from.
+#[derive(Debug)]
+pub enum Weights {
+    /// An opened checkpoint.
+    Folder(Folder),
+    /// Made up as they are asked for.
+    Random {
+        /// Other weights with another one.
+        seed: u64,
+    },
+}
+
 /// An opened checkpoint folder.
 #[derive(Debug)]
-pub struct Weights {
+pub struct Folder {
     folder: PathBuf,
     files: Vec<Mmap>,
     places: HashMap<String, Place>,
+}
+
+/// A tensor of two dimensions, to be read row by row.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix<'a> {
+    rows: Rows<'a>,
+    columns: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Rows<'a> {
+    Stored { dtype: Dtype, data: &'a [u8] },
+    Random { key: u64 },
 }
 
 /// Where a tensor is; read once, for a header with thousands of tensors takes a while.
@@ -93,11 +122,11 @@ impl Weights {
     /// # Errors
     /// When a file is missing, truncated or has another format.
     pub fn open(folder: &Path) -> Result<Weights, WeightsError> {
-        let mut weights = Weights { folder: folder.to_owned(), files: Vec::new(), places: HashMap::new() };
+        let mut opened = Folder { folder: folder.to_owned(), files: Vec::new(), places: HashMap::new() };
         let index_path = folder.join("model.safetensors.index.json");
         if !index_path.exists() {
-            weights.add_file(folder.join("model.safetensors"))?;
-            return Ok(weights);
+            opened.add_file(folder.join("model.safetensors"))?;
+            return Ok(Weights::Folder(opened));
         }
         let path = index_path.display().to_string();
         let text = std::fs::read_to_string(&index_path)
@@ -112,11 +141,77 @@ impl Weights {
                 let reason = format!("shard name {name:?} leaves the folder");
                 return Err(WeightsError::Format { path, reason });
             }
-            weights.add_file(folder.join(name))?;
+            opened.add_file(folder.join(name))?;
         }
-        Ok(weights)
+        Ok(Weights::Folder(opened))
     }
 
+    /// Returns whether there is a tensor.
+    pub fn has(&self, name: &str) -> bool {
+        match self {
+            Weights::Folder(folder) => folder.places.contains_key(name),
+            Weights::Random { .. } => true,
+        }
+    }
+
+    /// Returns a tensor's numbers in f32, row-major.
+    ///
+    /// # Errors
+    /// When it is missing, has another shape or a type that is not supported.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+        let mut numbers = vec![0.0; shape.iter().product()];
+        match self {
+            Weights::Folder(folder) => {
+                let (dtype, data) = folder.tensor(name, shape)?;
+                decode(dtype, data, &mut numbers);
+            }
+            Weights::Random { .. } => match shape {
+                [rows, columns] => {
+                    let matrix = self.matrix(name, *rows, *columns)?;
+                    let rows = numbers.chunks_exact_mut(*columns).enumerate();
+                    rows.for_each(|(i, row)| matrix.read(i, row));
+                }
+                _ => numbers.fill(random::constant(name)),
+            },
+        }
+        Ok(numbers)
+    }
+
+    /// Returns a matrix `[rows, columns]`, to be read.
+    ///
+    /// # Errors
+    /// When it is missing, has another shape or a type that is not supported.
+    pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix<'_>, WeightsError> {
+        let rows = match self {
+            Weights::Folder(folder) => {
+                let (dtype, data) = folder.tensor(name, &[rows, columns])?;
+                Rows::Stored { dtype, data }
+            }
+            Weights::Random { seed } => Rows::Random { key: random::key(*seed, name) },
+        };
+        Ok(Matrix { rows, columns })
+    }
+}
+
+impl Matrix<'_> {
+    /// Writes a row's numbers in f32.
+    pub fn read(&self, row: usize, numbers: &mut [f32]) {
+        match self.rows {
+            Rows::Stored { dtype, data } => {
+                let bytes = self.columns * width(dtype);
+                decode(dtype, &data[row * bytes..(row + 1) * bytes], numbers);
+            }
+            Rows::Random { key } => {
+                random::normal(key, row as u64, numbers);
+                // Keeps the outputs as large as the inputs.
+                let scale = 1.0 / (self.columns as f32).sqrt();
+                numbers.iter_mut().for_each(|v| *v *= scale);
+            }
+        }
+    }
+}
+
+impl Folder {
     fn add_file(&mut self, path: PathBuf) -> Result<(), WeightsError> {
         let open = |source| WeightsError::Open { path: path.display().to_string(), source };
         let file = File::open(&path).map_err(open)?;
@@ -137,16 +232,8 @@ impl Weights {
         Ok(())
     }
 
-    /// Returns whether the checkpoint has a tensor.
-    pub fn has(&self, name: &str) -> bool {
-        self.places.contains_key(name)
-    }
-
-    /// Returns a tensor's numbers in f32, row-major.
-    ///
-    /// # Errors
-    /// When it is missing, has another shape or a type that is not supported.
-    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+    /// Returns the type and the bytes of a tensor.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<(Dtype, &[u8]), WeightsError> {
         let Some(place) = self.places.get(name) else {
             let folder = self.folder.display().to_string();
             return Err(WeightsError::Missing { name: name.to_owned(), folder });
@@ -158,18 +245,32 @@ impl Weights {
                 expected: shape.to_vec(),
             });
         }
-        numbers(name, place.dtype, &self.files[place.file][place.bytes.clone()])
+        if !matches!(place.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Err(WeightsError::Type { name: name.to_owned(), dtype: place.dtype });
+        }
+        Ok((place.dtype, &self.files[place.file][place.bytes.clone()]))
     }
 }
 
-fn numbers(name: &str, dtype: Dtype, data: &[u8]) -> Result<Vec<f32>, WeightsError> {
-    let pairs = || data.chunks_exact(2).map(|b| [b[0], b[1]]);
+/// Returns how many bytes a number has: of the types that are supported.
+fn width(dtype: Dtype) -> usize {
+    if dtype == Dtype::F32 { 4 } else { 2 }
+}
+
+/// Writes the numbers of a supported type.
+fn decode(dtype: Dtype, data: &[u8], numbers: &mut [f32]) {
+    let pairs = data.chunks_exact(2).map(|b| [b[0], b[1]]);
     match dtype {
         Dtype::F32 => {
-            Ok(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+            for (number, b) in numbers.iter_mut().zip(data.chunks_exact(4)) {
+                *number = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            }
         }
-        Dtype::F16 => Ok(pairs().map(|b| half::f16::from_le_bytes(b).to_f32()).collect()),
-        Dtype::BF16 => Ok(pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect()),
-        dtype => Err(WeightsError::Type { name: name.to_owned(), dtype }),
+        Dtype::F16 => {
+            numbers.iter_mut().zip(pairs).for_each(|(n, b)| *n = half::f16::from_le_bytes(b).to_f32());
+        }
+        _ => {
+            numbers.iter_mut().zip(pairs).for_each(|(n, b)| *n = half::bf16::from_le_bytes(b).to_f32());
+        }
     }
 }

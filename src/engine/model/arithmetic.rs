@@ -4,18 +4,16 @@ use crate::engine::model::linear::Quant;
 use crate::engine::ops::attention::Attend;
 use crate::engine::ops::attention::attend;
 use crate::engine::ops::exact;
-use crate::engine::ops::matmul::View;
-use crate::engine::ops::matmul::Write;
-use crate::engine::ops::matmul::matmul;
 use crate::engine::ops::norm::rms_norm;
+use crate::engine::ops::project::project;
 use crate::engine::ops::softmax::softmax;
 use crate::engine::ops::swiglu::swiglu;
 
 /// One function for each operation, chosen once for many rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Arithmetic {
-    /// `dst (+)= scale · a·b`.
-    pub matmul: fn(&mut [f32], usize, View, View, f32, Write),
+    /// `y = x·wᵀ`.
+    pub project: fn(&mut [f32], &[f32], &[f32], usize),
     /// The attention of some queries over pages.
     pub attend: Attend,
     /// The root-mean-square norm of rows.
@@ -31,13 +29,13 @@ impl Arithmetic {
     pub fn of(quant: Quant) -> Arithmetic {
         match quant {
             Quant::F32 => Arithmetic {
-                matmul: exact::matmul,
+                project: exact::project,
                 attend: exact::attend,
                 rms_norm: exact::rms_norm,
                 softmax: exact::softmax,
                 swiglu: exact::swiglu,
             },
-            Quant::Q8 => Arithmetic { matmul, attend, rms_norm, softmax, swiglu },
+            Quant::Q8 | Quant::Q4 => Arithmetic { project, attend, rms_norm, softmax, swiglu },
         }
     }
 }

@@ -1,17 +1,19 @@
 //! The feed-forward part of a layer: dense, or routed experts with a shared one.
 
+use std::cell::RefCell;
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::engine::model::arithmetic::Arithmetic;
 use crate::engine::model::linear::Linear;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::linear::Rows;
-use crate::engine::ops::matmul::View;
-use crate::engine::ops::matmul::Write;
 use crate::engine::ops::route::Routing;
 use crate::engine::ops::route::Score;
 use crate::engine::ops::route::limit_to_pool;
 use crate::engine::ops::route::route;
+use crate::engine::ops::simd::multiversion;
 
 /// The feed-forward part of one layer.
 #[derive(Debug)]
@@ -59,14 +61,59 @@ pub struct Input<'a> {
     pub blocks: &'a [usize],
 }
 
+/// Products of a router from which on they are divided over threads.
+const PARALLEL_PRODUCTS: usize = 1 << 19;
+/// Rows that an expert takes at a time: more are divided over threads.
+const PIECE_ROWS: usize = 32;
+
 /// A row that an expert works on, and with which weight.
 type Slot = (usize, f32);
 
+/// Which rows go to which experts.
+#[derive(Debug, Default)]
+struct Routes {
+    /// By expert, and of one expert by row.
+    slots: Vec<Slot>,
+    /// Where the slots of each expert begin, and where the last one's end.
+    starts: Vec<usize>,
+}
+
+/// What one expert does to some rows.
+struct Task<'a> {
+    expert: &'a FeedForward,
+    rows: TaskRows<'a>,
+    out: &'a mut [f32],
+}
+
+enum TaskRows<'a> {
+    /// One behind the other.
+    Range(Range<usize>),
+    /// Those of some slots.
+    Slots(&'a [Slot]),
+}
+
+/// The buffers of one feed-forward part, kept for each thread.
+#[derive(Debug, Default)]
+struct Scratch {
+    gathered: Rows,
+    gate_up: Vec<f32>,
+    activated: Vec<f32>,
+    inner: Rows,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
 impl Mlp {
-    /// Replaces `y` `[rows, hidden]` by the output for all rows.
-    pub fn apply(&self, quant: Quant, y: &mut [f32], input: Input) {
+    /// Replaces `y` `[rows, hidden]` by the output for all rows; returns how many bytes of weights
+    /// that took.
+    pub fn apply(&self, quant: Quant, y: &mut [f32], input: Input) -> usize {
         match self {
-            Mlp::Dense(dense) => dense.apply_parallel(quant, y, input.rows),
+            Mlp::Dense(dense) => {
+                dense.apply_parallel(quant, y, input.rows);
+                dense.bytes()
+            }
             Mlp::Sparse(sparse) => sparse.apply(quant, y, input),
         }
     }
@@ -77,7 +124,7 @@ impl Mlp {
             Mlp::Dense(dense) => dense.bytes(),
             Mlp::Sparse(sparse) => {
                 let experts: usize = sparse.experts.iter().map(FeedForward::bytes).sum();
-                experts + sparse.shared.as_ref().map_or(0, FeedForward::bytes) + 4 * sparse.router.len()
+                experts + sparse.bytes_of_every_row()
             }
         }
     }
@@ -88,67 +135,103 @@ impl FeedForward {
         self.gate_up.bytes() + self.down.bytes()
     }
 
-    /// Computes rows `from..` of `x` into `y`, on this thread.
-    fn apply(&self, quant: Quant, y: &mut [f32], x: &Rows, from: usize) {
-        let rows = y.len() / self.down.output();
-        let mut gate_up = vec![0.0; rows * 2 * self.width];
-        self.gate_up.apply(&mut gate_up, x, from);
-        let mut activated = vec![0.0; rows * self.width];
-        (Arithmetic::of(quant).swiglu)(&mut activated, &gate_up, self.width);
-        let mut inner = Rows::default();
-        inner.set(quant, &activated, self.width);
-        self.down.apply(y, &inner, 0);
+    /// Computes some rows of `x` into `y`, on this thread.
+    fn apply(&self, quant: Quant, y: &mut [f32], x: &Rows, rows: Range<usize>, scratch: &mut Scratch) {
+        let Scratch { gate_up, activated, inner, .. } = scratch;
+        gate_up.resize(rows.len() * 2 * self.width, 0.0);
+        activated.resize(rows.len() * self.width, 0.0);
+        let count = rows.len();
+        self.gate_up.apply(gate_up, x, rows);
+        (Arithmetic::of(quant).swiglu)(activated, gate_up, self.width);
+        inner.set(quant, activated, self.width);
+        self.down.apply(y, inner, 0..count);
     }
 
+    /// Computes all rows of `x`; the outputs of each layer are divided over the threads.
     fn apply_parallel(&self, quant: Quant, y: &mut [f32], x: &Rows) {
         let rows = y.len() / self.down.output();
-        let piece = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(8);
-        y.par_chunks_mut(piece * self.down.output())
-            .enumerate()
-            .for_each(|(i, y)| self.apply(quant, y, x, i * piece));
+        let mut gate_up = vec![0.0; rows * 2 * self.width];
+        self.gate_up.apply_parallel(&mut gate_up, x);
+        let mut activated = vec![0.0; rows * self.width];
+        let swiglu = Arithmetic::of(quant).swiglu;
+        activated
+            .par_chunks_exact_mut(self.width)
+            .zip(gate_up.par_chunks_exact(2 * self.width))
+            .for_each(|(activated, gate_up)| swiglu(activated, gate_up, self.width));
+        let mut inner = Rows::default();
+        inner.set(quant, &activated, self.width);
+        self.down.apply_parallel(y, &inner);
+    }
+}
+
+impl Task<'_> {
+    fn run(self, quant: Quant, x: &Rows) {
+        SCRATCH.with_borrow_mut(|scratch| match self.rows {
+            TaskRows::Range(rows) => self.expert.apply(quant, self.out, x, rows, scratch),
+            TaskRows::Slots(slots) => {
+                let mut gathered = std::mem::take(&mut scratch.gathered);
+                gathered.gather(x, quant, slots.iter().map(|(row, _)| *row));
+                self.expert.apply(quant, self.out, &gathered, 0..slots.len(), scratch);
+                scratch.gathered = gathered;
+            }
+        });
     }
 }
 
 impl Sparse {
-    fn apply(&self, quant: Quant, y: &mut [f32], input: Input) {
-        let experts = self.experts.len();
-        let hidden = self.router.len() / experts;
-        let slots = self.slots(quant, input, hidden);
-        match &self.shared {
-            Some(shared) => shared.apply_parallel(quant, y, input.rows),
-            None => y.fill(0.0),
-        }
-        let outputs: Vec<(&[Slot], Vec<f32>)> = self
-            .experts
-            .par_iter()
-            .zip(&slots)
-            .filter(|(_, slots)| !slots.is_empty())
-            .map(|(expert, slots)| {
-                let mut mine = Rows::default();
-                mine.gather(input.rows, quant, slots.iter().map(|(row, _)| *row));
-                let mut out = vec![0.0; slots.len() * hidden];
-                expert.apply(quant, &mut out, &mine, 0);
-                (slots.as_slice(), out)
-            })
-            .collect();
-        // In the order of the experts, so that sums do not depend on the batch.
-        for (slots, out) in &outputs {
-            for ((row, weight), out) in slots.iter().zip(out.chunks_exact(hidden)) {
-                let y = &mut y[row * hidden..(row + 1) * hidden];
-                y.iter_mut().zip(out).for_each(|(y, o)| *y += weight * o);
-            }
-        }
+    /// Returns how many bytes of weights every row takes.
+    fn bytes_of_every_row(&self) -> usize {
+        size_of::<f32>() * self.router.len() + self.shared.as_ref().map_or(0, FeedForward::bytes)
     }
 
-    /// Routes all rows; returns the slots of each expert.
-    fn slots(&self, quant: Quant, input: Input, hidden: usize) -> Vec<Vec<Slot>> {
+    fn apply(&self, quant: Quant, y: &mut [f32], input: Input) -> usize {
+        let experts = self.experts.len();
+        let hidden = self.router.len() / experts;
+        let routes = self.routes(quant, input, hidden);
+        let mut outputs = vec![0.0; routes.slots.len() * hidden];
+        let mut tasks = Vec::with_capacity(experts + y.len() / hidden / PIECE_ROWS + 1);
+        match &self.shared {
+            // It has the most rows, so it goes first.
+            Some(expert) => {
+                let pieces = y.chunks_mut(PIECE_ROWS * hidden).enumerate().map(|(i, out)| Task {
+                    expert,
+                    rows: TaskRows::Range(i * PIECE_ROWS..i * PIECE_ROWS + out.len() / hidden),
+                    out,
+                });
+                tasks.extend(pieces);
+            }
+            None => y.fill(0.0),
+        }
+        let (mut rest, mut bytes) = (outputs.as_mut_slice(), self.bytes_of_every_row());
+        for (expert, ends) in self.experts.iter().zip(routes.starts.windows(2)) {
+            bytes += if ends[0] < ends[1] { expert.bytes() } else { 0 };
+            for slots in routes.slots[ends[0]..ends[1]].chunks(PIECE_ROWS) {
+                let (out, others) = rest.split_at_mut(slots.len() * hidden);
+                rest = others;
+                tasks.push(Task { expert, rows: TaskRows::Slots(slots), out });
+            }
+        }
+        tasks.into_par_iter().for_each(|task| task.run(quant, input.rows));
+        // In the order of the experts, so that sums do not depend on the batch.
+        for ((row, weight), out) in routes.slots.iter().zip(outputs.chunks_exact(hidden)) {
+            add_scaled(&mut y[row * hidden..(row + 1) * hidden], out, *weight);
+        }
+        bytes
+    }
+
+    /// Chooses the experts of all rows.
+    fn routes(&self, quant: Quant, input: Input, hidden: usize) -> Routes {
         let (experts, k) = (self.experts.len(), self.routing.chosen);
         let with = Arithmetic::of(quant);
         let rows = input.normed.len() / hidden;
         let mut scores = vec![0.0; rows * experts];
-        let normed = View::new(input.normed, rows, hidden);
-        let router = View::new(&self.router, experts, hidden).transposed();
-        (with.matmul)(&mut scores, experts, normed, router, 1.0, Write::Replace);
+        // What is small is not worth waking threads for.
+        let is_small = scores.len() * hidden < PARALLEL_PRODUCTS;
+        let piece = if is_small { rows } else { rows.div_ceil(2 * rayon::current_num_threads()) };
+        scores
+            .par_chunks_mut(piece * experts)
+            .zip(input.normed.par_chunks(piece * hidden))
+            .for_each(|(scores, normed)| (with.project)(scores, normed, &self.router, hidden));
         match self.routing.score {
             Score::Sigmoid => scores.iter_mut().for_each(|s| *s = 1.0 / (1.0 + (-*s).exp())),
             Score::Softmax => scores.chunks_exact_mut(experts).for_each(with.softmax),
@@ -161,14 +244,38 @@ impl Sparse {
                 rest = others;
             }
         }
-        let mut slots: Vec<Vec<Slot>> = vec![Vec::new(); experts];
-        let (mut chosen, mut weights) = (vec![0; k], vec![0.0; k]);
-        for (row, scores) in scores.chunks_exact(experts).enumerate() {
-            route(self.routing, scores, &self.bias, &mut chosen, &mut weights);
-            for (expert, weight) in chosen.iter().zip(&weights) {
-                slots[*expert as usize].push((row, *weight));
-            }
+        let (mut chosen, mut weights) = (vec![0; rows * k], vec![0.0; rows * k]);
+        let of_rows = chosen.chunks_exact_mut(k).zip(weights.chunks_exact_mut(k));
+        for (scores, (chosen, weights)) in scores.chunks_exact(experts).zip(of_rows) {
+            route(self.routing, scores, &self.bias, chosen, weights);
         }
-        slots
+        Routes::new(experts, k, &chosen, &weights)
+    }
+}
+
+impl Routes {
+    /// Sorts what was `chosen`, `k` for each row, by expert.
+    fn new(experts: usize, k: usize, chosen: &[u32], weights: &[f32]) -> Routes {
+        let mut starts = vec![0; experts + 1];
+        for expert in chosen {
+            starts[*expert as usize + 1] += 1;
+        }
+        for expert in 0..experts {
+            starts[expert + 1] += starts[expert];
+        }
+        let mut next = starts.clone();
+        let mut slots = vec![(0, 0.0); chosen.len()];
+        for (i, (expert, weight)) in chosen.iter().zip(weights).enumerate() {
+            let at = &mut next[*expert as usize];
+            slots[*at] = (i / k, *weight);
+            *at += 1;
+        }
+        Routes { slots, starts }
+    }
+}
+
+multiversion! {
+    fn add_scaled(y: &mut [f32], x: &[f32], scale: f32) {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y += scale * x);
     }
 }

@@ -1,4 +1,8 @@
 //! From the tensors of a checkpoint to the layers of a model, by the names of its family.
+//!
+//! Tensors go row by row from the file to the precision of the model, on all threads.
+
+use rayon::prelude::*;
 
 use crate::engine::config::FeedForwardShape;
 use crate::engine::config::ModelConfig;
@@ -13,6 +17,7 @@ use crate::engine::model::names::Names;
 use crate::engine::model::names::Projections;
 use crate::engine::model::names::names;
 use crate::engine::model::transformer::Layer;
+use crate::engine::weights::Matrix;
 use crate::engine::weights::Weights;
 use crate::engine::weights::WeightsError;
 
@@ -31,22 +36,25 @@ impl<'a> Loader<'a> {
         Loader { config, names: names(config.family), weights, quant }
     }
 
-    /// Reads the embedding table, `[vocabulary, hidden]`.
+    /// Opens the embedding table, `[vocabulary, hidden]`.
     ///
     /// # Errors
     /// When the tensor is missing or has another shape or type; so with the others below.
-    pub fn embeddings(&self) -> Result<Vec<f32>, WeightsError> {
-        let shape = [self.config.vocab_size, self.config.hidden_size];
-        self.weights.tensor(&format!("{}.weight", self.names.embeddings), &shape)
+    pub fn embeddings(&self) -> Result<Matrix<'a>, WeightsError> {
+        self.weights.matrix(&self.table(), self.config.vocab_size, self.config.hidden_size)
     }
 
-    /// Reads the head; `table` serves when it is tied to the embeddings.
-    pub fn head(&self, table: &[f32]) -> Result<Linear, WeightsError> {
+    /// Reads the embedding table in full precision.
+    pub fn exact_embeddings(&self) -> Result<Vec<f32>, WeightsError> {
+        self.weights.tensor(&self.table(), &[self.config.vocab_size, self.config.hidden_size])
+    }
+
+    /// Reads the head, which may be the embedding table.
+    pub fn head(&self) -> Result<Linear, WeightsError> {
         let (hidden, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
-        if self.config.tie_word_embeddings {
-            return Ok(Linear::new(table.to_vec(), None, hidden, vocabulary, self.quant));
-        }
-        self.linear(&[(self.names.head.to_owned(), vocabulary)], hidden, self.config.biases.head)
+        let is_tied = self.config.tie_word_embeddings;
+        let name = if is_tied { self.names.embeddings } else { self.names.head };
+        self.linear(&[(name.to_owned(), vocabulary)], hidden, self.config.biases.head && !is_tied)
     }
 
     /// Reads the norm before the head.
@@ -87,19 +95,22 @@ impl<'a> Loader<'a> {
         })
     }
 
-    fn sparse(&self, shape: &SparseShape, name: impl Fn(&str) -> String) -> Result<Sparse, WeightsError> {
+    fn sparse(
+        &self,
+        shape: &SparseShape,
+        name: impl Fn(&str) -> String + Sync,
+    ) -> Result<Sparse, WeightsError> {
         let names = self.names;
         let three = |of: &str| ["gate_proj", "up_proj", "down_proj"].map(|part| format!("{of}.{part}"));
         let expert =
             |i| self.feed_forward(three(&format!("{}.{i}", name(names.experts))), shape.width, false);
-        let experts: Result<Vec<FeedForward>, WeightsError> = (0..shape.experts).map(expert).collect();
-        let router = name(names.router);
+        let experts: Result<Vec<FeedForward>, WeightsError> =
+            (0..shape.experts).into_par_iter().map(expert).collect();
+        let (router, hidden) = (name(names.router), self.config.hidden_size);
         let bias = format!("{router}.expert_bias");
         let has_bias = shape.may_have_bias && self.weights.has(&bias);
         Ok(Sparse {
-            router: self
-                .weights
-                .tensor(&format!("{router}.weight"), &[shape.experts, self.config.hidden_size])?,
+            router: self.weights.tensor(&format!("{router}.weight"), &[shape.experts, hidden])?,
             bias: if has_bias {
                 self.weights.tensor(&bias, &[shape.experts])?
             } else {
@@ -128,6 +139,11 @@ impl<'a> Loader<'a> {
         })
     }
 
+    /// Returns the name of the embedding table.
+    fn table(&self) -> String {
+        format!("{}.weight", self.names.embeddings)
+    }
+
     /// Reads one linear layer, or several with the same input as one: (name, outputs) of each.
     fn linear(
         &self,
@@ -135,15 +151,20 @@ impl<'a> Loader<'a> {
         input: usize,
         has_bias: bool,
     ) -> Result<Linear, WeightsError> {
-        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        let (mut matrices, mut bias, mut end) = (Vec::with_capacity(parts.len()), Vec::new(), 0);
         for (name, output) in parts {
-            weight.extend(self.weights.tensor(&format!("{name}.weight"), &[*output, input])?);
+            matrices.push((end, self.weights.matrix(&format!("{name}.weight"), *output, input)?));
+            end += output;
             if has_bias {
                 bias.extend(self.weights.tensor(&format!("{name}.bias"), &[*output])?);
             }
         }
-        let output = parts.iter().map(|(_, output)| output).sum();
-        Ok(Linear::new(weight, has_bias.then_some(bias), input, output, self.quant))
+        let fill = |row: usize, numbers: &mut [f32]| {
+            let part = matrices.iter().rev().find(|(start, _)| *start <= row);
+            let (start, matrix) = part.expect("the first part starts at row 0");
+            matrix.read(row - start, numbers);
+        };
+        Ok(Linear::from_rows(self.quant, input, end, has_bias.then_some(bias), fill))
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, WeightsError> {

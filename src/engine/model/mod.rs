@@ -1,12 +1,13 @@
 //! The serving forward pass: plain slices, keys and values cached, many sequences together.
 //!
-//! One body for all families ([`transformer`] with [`feed_forward`], over [`linear`] layers); a file
+//! One body for all families ([`transformer`] with [`feed_forward`], over [`linear`] layers, and the [`head`]); a file
 //! for each says what it publishes and calls its tensors.
 
 pub mod arithmetic;
 pub mod common;
 pub mod dream;
 pub mod feed_forward;
+pub mod head;
 pub mod linear;
 pub mod llada;
 pub mod llada2;

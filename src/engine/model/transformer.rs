@@ -6,18 +6,21 @@
 
 use std::ops::Range;
 
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+use crate::engine::config::FeedForwardShape;
 use crate::engine::config::ModelConfig;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::model::arithmetic::Arithmetic;
 use crate::engine::model::feed_forward::Input;
 use crate::engine::model::feed_forward::Mlp;
+use crate::engine::model::head::Likeliest;
+use crate::engine::model::head::likeliest;
 use crate::engine::model::linear::Linear;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::linear::Rows;
 use crate::engine::model::loader::Loader;
-use crate::engine::ops::attention::HeadPage;
 use crate::engine::ops::attention::Queries;
 use crate::engine::ops::rope::Rope;
 use crate::engine::ops::rope::Turn;
@@ -95,10 +98,14 @@ pub struct Workspace {
     normed: Vec<f32>,
     rows: Rows,
     qkv: Vec<f32>,
+    /// The attention's output, of each piece of a chunk head by head.
+    heads: Vec<f32>,
     attended: Vec<f32>,
     added: Vec<f32>,
     /// How many rows each block has.
     blocks: Vec<usize>,
+    /// The bytes of weights that the last pass read, without the head's.
+    pub touched_bytes: usize,
 }
 
 impl Workspace {
@@ -110,9 +117,11 @@ impl Workspace {
             normed: Vec::new(),
             rows: Rows::default(),
             qkv: Vec::new(),
+            heads: Vec::new(),
             attended: Vec::new(),
             added: Vec::new(),
             blocks: Vec::new(),
+            touched_bytes: 0,
         }
     }
 }
@@ -147,18 +156,49 @@ impl Model {
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Model, WeightsError> {
         let loader = Loader::new(&config, weights, quant);
-        let table = loader.embeddings()?;
-        let (head, norm) = (loader.head(&table)?, loader.norm()?);
+        let hidden = config.hidden_size;
+        let (head, norm) = (loader.head()?, loader.norm()?);
         let mut layers = Vec::with_capacity(config.layers.len());
         for i in 0..config.layers.len() {
             layers.push(loader.layer(i)?);
             progress(i + 1, config.layers.len());
         }
-        let (embeddings, exact_embeddings) = match quant {
-            Quant::F32 => (Vec::new(), table),
-            Quant::Q8 => (table.into_iter().map(half::bf16::from_f32).collect(), Vec::new()),
-        };
+        let (mut embeddings, mut exact_embeddings) = (Vec::new(), Vec::new());
+        if quant == Quant::F32 {
+            exact_embeddings = loader.exact_embeddings()?;
+        } else {
+            let table = loader.embeddings()?;
+            embeddings = vec![half::bf16::ZERO; config.vocab_size * hidden];
+            let rows = embeddings.par_chunks_exact_mut(hidden).enumerate();
+            rows.for_each_init(
+                || vec![0.0; hidden],
+                |numbers, (i, row)| {
+                    table.read(i, numbers);
+                    row.convert_from_f32_slice(numbers);
+                },
+            );
+        }
         Ok(Model { norm, head, embeddings, exact_embeddings, layers, quant, config })
+    }
+
+    /// Returns how many bytes the weights of a configuration take in memory.
+    pub fn bytes_of(config: &ModelConfig, quant: Quant) -> usize {
+        let hidden = config.hidden_size;
+        let linear = |input, output| Linear::bytes_of(quant, input, output);
+        let feed_forward = |width: usize| linear(hidden, 2 * width) + linear(width, hidden);
+        let mlp = |shape: &FeedForwardShape| match shape {
+            FeedForwardShape::Dense(width) => feed_forward(*width),
+            FeedForwardShape::Sparse(sparse) => {
+                let shared = if sparse.shared_width == 0 { 0 } else { feed_forward(sparse.shared_width) };
+                let router = size_of::<f32>() * sparse.experts * hidden;
+                sparse.experts * feed_forward(sparse.width) + shared + router
+            }
+        };
+        let attention =
+            linear(hidden, config.qkv_width()) + linear(config.num_attention_heads * config.head_dim, hidden);
+        let number = if quant == Quant::F32 { size_of::<f32>() } else { size_of::<half::bf16>() };
+        let tables = number * config.vocab_size * hidden + linear(hidden, config.vocab_size);
+        config.layers.iter().map(|shape| attention + mlp(shape)).sum::<usize>() + tables
     }
 
     /// Returns how many bytes the weights take in memory.
@@ -181,8 +221,10 @@ impl Model {
         list_blocks(chunks, &mut work.blocks, |chunk| chunk.positions());
         let with = Arithmetic::of(self.quant);
         let last = self.layers.len() - 1;
+        work.touched_bytes = 0;
         for (i, layer) in self.layers.iter().enumerate() {
             self.attend(layer, i, chunks, cache, work);
+            work.touched_bytes += layer.qkv.bytes() + layer.output.bytes();
             if i == last {
                 keep_wanted(chunks, &mut work.x, hidden);
                 keep_wanted(chunks, &mut work.attended, heads);
@@ -199,7 +241,7 @@ impl Model {
             (with.rms_norm)(&mut work.normed, &work.x, &layer.post_norm, eps);
             work.rows.set(self.quant, &work.normed, hidden);
             let input = Input { normed: &work.normed, rows: &work.rows, blocks: &work.blocks };
-            layer.mlp.apply(self.quant, &mut work.added, input);
+            work.touched_bytes += layer.mlp.apply(self.quant, &mut work.added, input);
             add(&mut work.x, &work.added);
         }
         resize(&mut work.normed, work.x.len());
@@ -211,7 +253,24 @@ impl Model {
     pub fn logits(&self, logits: &mut [f32], x: &[f32]) {
         let mut rows = Rows::default();
         rows.set(self.quant, x, self.config.hidden_size);
-        self.head.apply(logits, &rows, 0);
+        self.head.apply(logits, &rows, 0..x.len() / self.config.hidden_size);
+    }
+
+    /// Returns the likeliest token of each output row `x` `[rows, hidden]`; `close` sets the logits of
+    /// what a row may not have, of a range of tokens, to −∞.
+    pub fn likeliest(
+        &self,
+        x: &[f32],
+        close: impl Fn(usize, Range<usize>, &mut [f32]) + Sync,
+    ) -> Vec<Likeliest> {
+        let mut rows = Rows::default();
+        rows.set(self.quant, x, self.config.hidden_size);
+        likeliest(&self.head, &rows, x.len() / self.config.hidden_size, close)
+    }
+
+    /// Returns how many bytes the head's weights take.
+    pub fn head_bytes(&self) -> usize {
+        self.head.bytes()
     }
 
     fn embed(&self, chunks: &[Chunk], x: &mut Vec<f32>) {
@@ -221,7 +280,7 @@ impl Model {
             let at = *token as usize * hidden;
             match self.quant {
                 Quant::F32 => x.extend_from_slice(&self.exact_embeddings[at..at + hidden]),
-                Quant::Q8 => x.extend(self.embeddings[at..at + hidden].iter().map(|v| v.to_f32())),
+                _ => x.extend(self.embeddings[at..at + hidden].iter().map(|v| v.to_f32())),
             }
         }
     }
@@ -247,25 +306,47 @@ impl Model {
         self.place(layer, index, chunks, cache, work);
         let queries = config.num_attention_heads * config.head_dim;
         resize(&mut work.attended, rows * queries);
-        let mut pieces = Vec::new();
-        let (mut qkv, mut attended) = (work.qkv.as_slice(), work.attended.as_mut_slice());
+        resize(&mut work.heads, rows * queries);
+        let of_head = queries / config.num_key_value_heads;
+        let (mut tasks, mut pieces) = (Vec::new(), Vec::new());
+        let (mut qkv, mut heads) = (work.qkv.as_slice(), work.heads.as_mut_slice());
+        let mut row = 0;
         let is_last = index + 1 == self.layers.len();
         for chunk in chunks.iter() {
             for (piece, end) in chunk.pieces(chunk.positions()) {
                 let (q, others) = qkv.split_at(piece.len() * width);
                 qkv = others;
-                let (out, others) = attended.split_at_mut(piece.len() * queries);
-                attended = others;
                 let is_wanted = piece.start < chunk.wanted.end && chunk.wanted.start < piece.end;
                 if is_wanted || !is_last {
-                    pieces.push((chunk.table, end, q, out));
+                    pieces.push((row, piece.len()));
+                    for head in 0..config.num_key_value_heads {
+                        let (out, others) = heads.split_at_mut(piece.len() * of_head);
+                        heads = others;
+                        tasks.push((chunk.table, end, q, head, out));
+                    }
                 }
+                row += piece.len();
             }
         }
         let cache = &*cache;
-        pieces.into_par_iter().for_each(|(table, end, q, out)| {
-            self.attend_piece(q, out, |head| cache.read(table, index, head, end), end);
+        tasks.into_par_iter().for_each(|(table, end, q, head, out)| {
+            let (shared, head_dim) = (of_head / config.head_dim, config.head_dim);
+            let data = &q[head * of_head..];
+            let queries = Queries { data, stride: width, rows: q.len() / width, heads: shared, head_dim };
+            (with.attend)(out, of_head, queries, &cache.read(table, index, head, end), end);
         });
+        // From a head's rows one behind the other to a row's heads.
+        let mut heads = work.heads.as_slice();
+        for (first, rows) in pieces {
+            for head in 0..config.num_key_value_heads {
+                let (of_piece, others) = heads.split_at(rows * of_head);
+                heads = others;
+                for (row, of_row) in of_piece.chunks_exact(of_head).enumerate() {
+                    let at = (first + row) * queries + head * of_head;
+                    work.attended[at..at + of_head].copy_from_slice(of_row);
+                }
+            }
+        }
     }
 
     /// Norms and turns the queries and keys of `work.qkv`, and puts keys and values in the cache.
@@ -306,26 +387,6 @@ impl Model {
                     cache.write(chunk.table, index, head, position, key, value);
                 }
             }
-        }
-    }
-
-    /// Attention of some queries over the first `end` positions, which `pages` returns for a head.
-    fn attend_piece<'p>(
-        &self,
-        q: &[f32],
-        out: &mut [f32],
-        pages: impl Fn(usize) -> Vec<HeadPage<'p>>,
-        end: usize,
-    ) {
-        let config = &self.config;
-        let (stride, head_dim) = (config.qkv_width(), config.head_dim);
-        let heads = config.num_attention_heads / config.num_key_value_heads;
-        let with = Arithmetic::of(self.quant);
-        for kv_head in 0..config.num_key_value_heads {
-            let at = kv_head * heads * head_dim;
-            let queries = Queries { data: &q[at..], stride, rows: q.len() / stride, heads, head_dim };
-            let out_stride = config.num_attention_heads * head_dim;
-            (with.attend)(&mut out[at..], out_stride, queries, &pages(kv_head), end);
         }
     }
 }

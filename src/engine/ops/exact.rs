@@ -28,6 +28,13 @@ pub fn matmul(dst: &mut [f32], dst_stride: usize, a: View, b: View, scale: f32, 
     }
 }
 
+/// [`crate::engine::ops::project::project`] with each product summed in 64 bits.
+pub fn project(y: &mut [f32], x: &[f32], w: &[f32], input: usize) {
+    let (rows, outputs) = (x.len() / input, w.len() / input);
+    let w = View::new(w, outputs, input).transposed();
+    matmul(y, outputs, View::new(x, rows, input), w, 1.0, Write::Replace);
+}
+
 /// [`crate::engine::ops::attention::attend`] with scores and sums in 64 bits.
 pub fn attend(out: &mut [f32], out_stride: usize, q: Queries, pages: &[HeadPage], end: usize) {
     let head_dim = q.head_dim;

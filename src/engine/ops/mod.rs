@@ -6,6 +6,8 @@ mod bf16;
 pub mod exact;
 pub mod matmul;
 pub mod norm;
+pub mod peak;
+pub mod project;
 pub mod quantized;
 pub mod rope;
 pub mod route;

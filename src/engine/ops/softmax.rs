@@ -42,6 +42,31 @@ multiversion! {
     }
 }
 
+/// The largest of some scores and what the others are beside it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Peak {
+    /// Where the first of the largest is.
+    pub at: usize,
+    /// The largest.
+    pub value: f32,
+    /// The sum of e^(s − largest); nothing when all are −∞.
+    pub sum: f32,
+}
+
+multiversion! {
+    /// Returns the peak of a row.
+    pub fn peak(row: &[f32]) -> Peak {
+        let value = largest(row);
+        let mut at = u32::MAX;
+        for (i, s) in row.iter().enumerate() {
+            at = at.min(if *s == value { i as u32 } else { u32::MAX });
+        }
+        let sum = if value == f32::NEG_INFINITY { 0.0 } else { sum_of_exponentials(row, value) };
+        // Nothing is equal to what is not a number.
+        Peak { at: if at == u32::MAX { 0 } else { at as usize }, value, sum }
+    }
+}
+
 /// Returns the entropy in nats of the softmax of a row with its largest score and the sum of
 /// exponentials above: `ln Z − Σ p·(s − largest)`. Scores of −∞ count for nothing.
 pub fn entropy(row: &[f32], largest: f32, sum: f32) -> f32 {
