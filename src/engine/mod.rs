@@ -13,6 +13,7 @@ pub mod handle;
 pub mod kv_cache;
 pub mod levenshtein;
 pub mod load;
+pub mod mixing;
 pub mod model;
 pub mod ops;
 pub mod pages;

@@ -4,6 +4,8 @@
 //! else is in the batch, and the same seed gives the same answer again. Without [`Sampling`] the
 //! runner takes the likeliest token, which is the default.
 
+use crate::engine::mixing::GOLDEN;
+use crate::engine::mixing::mixed;
 use crate::engine::ops::softmax::largest;
 
 /// How tokens are drawn.
@@ -60,20 +62,14 @@ impl Sampling {
     }
 }
 
-/// Returns a number of [0, 1) that depends on all three: SplitMix64 (Steele, Lea and Flood 2014).
+/// Returns a number of [0, 1) that depends on all three.
 fn uniform(seed: u64, position: u64, pass: u64) -> f32 {
     let mut state = seed;
     for part in [position, pass] {
-        state = mixed(state.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ part.wrapping_mul(0xd6e8_feb8_6659_fd93));
+        state = mixed(state.wrapping_add(GOLDEN) ^ part.wrapping_mul(0xd6e8_feb8_6659_fd93));
     }
     // The 24 highest bits: as many as an f32 holds exactly.
     (mixed(state) >> 40) as f32 / (1u64 << 24) as f32
-}
-
-fn mixed(mut bits: u64) -> u64 {
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Weights made up of nothing, for measuring shapes whose checkpoints are not at hand.
 //!
 //! Any row of any tensor can be had at once: its numbers depend on the seed, the tensor's name and
-//! the row only, by a counter put through SplitMix64 (Steele, Lea and Flood 2014).
+//! the row only, by a counter put through SplitMix64.
 
-/// What is added to the counter for each 64 bits.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+use crate::engine::mixing::GOLDEN;
+use crate::engine::mixing::mixed;
 
 /// Returns what sets the numbers of one tensor apart from others': FNV-1a of its name, mixed with the seed.
 pub fn key(seed: u64, name: &str) -> u64 {
@@ -33,12 +33,6 @@ pub fn normal(key: u64, row: u64, numbers: &mut [f32]) {
 pub fn tokens(seed: u64, count: usize, vocabulary: usize) -> Vec<u32> {
     let number = |i: u64| mixed(seed.wrapping_add((i + 1).wrapping_mul(GOLDEN)));
     (0..count as u64).map(|i| (number(i) % vocabulary as u64) as u32).collect()
-}
-
-fn mixed(mut bits: u64) -> u64 {
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }
 
 #[cfg(test)]
