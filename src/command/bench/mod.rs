@@ -16,6 +16,7 @@ use crate::command::bench::machine::available_bytes;
 use crate::command::bench::machine::products_of_row;
 use crate::command::bench::shapes::Shape;
 use crate::config::ModelConfig as ModelPlace;
+use crate::engine::config::Attention;
 use crate::engine::config::ModelConfig;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::kv_cache::PAGE;
@@ -158,10 +159,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let ms_per_step = 1e3 * figures.denoise_s / steps;
     let work = Work { bytes: figures.work.bytes / steps, products: figures.work.products / steps };
     let floor_ms = limits.floor_ms(work);
+    // With full attention a prompt is computed anew in every pass, so there is nothing to read first.
+    let reads_first = config.attention == Attention::BlockCausal;
+    let prefill_tokens_per_s = reads_first.then(|| prompt_tokens as f64 / figures.prefill_s);
     let report = json!({
         "model": name, "device": "cpu", "quant": args.quant, "threads": threads,
         "batch": args.batch, "prompt_tokens": args.prompt_tokens, "generated_tokens": figures.tokens,
-        "prefill_tokens_per_s": prompt_tokens as f64 / figures.prefill_s,
+        "prefill_tokens_per_s": prefill_tokens_per_s,
         "tokens_per_s": f64::from(figures.tokens) / figures.denoise_s,
         "ms_per_step": ms_per_step,
         "steps_per_block": f64::from(figures.passes) / f64::from(figures.blocks.max(1)),
