@@ -112,12 +112,7 @@ fn request(prompt: &[u32], tokens: usize) -> GenerateRequest {
 }
 
 async fn finish(engine: &Engine, request: GenerateRequest) -> Snapshot {
-    let mut generation = engine.generate(request).unwrap();
-    let mut last = None;
-    while let Some(snapshot) = generation.next().await.unwrap() {
-        last = Some(snapshot);
-    }
-    last.unwrap()
+    engine.generate(request).unwrap().finish().await.unwrap()
 }
 
 #[test]
@@ -301,11 +296,7 @@ async fn dropping_a_generation_cancels_it_and_others_go_on() {
     let mut done = None;
     while done.is_none() {
         match engine.generate(request(&[20; 5], 8)) {
-            Ok(mut generation) => {
-                while let Some(snapshot) = generation.next().await.unwrap() {
-                    done = snapshot.is_done.then_some(snapshot);
-                }
-            }
+            Ok(generation) => done = Some(generation.finish().await.unwrap()),
             Err(EngineError::Overloaded(_)) => tokio::task::yield_now().await,
             Err(error) => panic!("{error}"),
         }

@@ -372,12 +372,7 @@ fn weights_made_up_of_nothing_run_in_every_family() {
 }
 
 async fn finish(engine: &Engine, request: GenerateRequest) -> Snapshot {
-    let mut generation = engine.generate(request).unwrap();
-    let mut last = None;
-    while let Some(snapshot) = generation.next().await.unwrap() {
-        last = Some(snapshot);
-    }
-    last.unwrap()
+    engine.generate(request).unwrap().finish().await.unwrap()
 }
 
 #[tokio::test]

@@ -1,70 +1,13 @@
-//! The model for other programs, over HTTP with the bundled model: chats, completions, infills,
-//! streams, refusals by name, cancelling.
+//! The model for other programs, over HTTP with the bundled model: chats, completions, streams,
+//! refusals by name, cancelling.
 
 mod common;
 
-use chatdlm::app::App;
-use chatdlm::config::Config;
 use chatdlm::store::identity::Role;
-use reqwest::Response;
 use serde_json::Value;
 use serde_json::json;
 
-/// A server, a key for it and a client.
-struct Site {
-    app: App,
-    key: String,
-    client: reqwest::Client,
-    _folder: tempfile::TempDir,
-}
-
-impl Site {
-    async fn start() -> Site {
-        Site::with(common::config()).await
-    }
-
-    async fn with(config: Config) -> Site {
-        let folder = tempfile::tempdir().unwrap();
-        let app = common::start(folder.path(), config).await;
-        let key = common::ingest_key(&app).await;
-        Site { app, key, client: reqwest::Client::new(), _folder: folder }
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.app.address)
-    }
-
-    async fn send(&self, path: &str, body: &Value) -> Response {
-        self.client.post(self.url(path)).bearer_auth(&self.key).json(body).send().await.unwrap()
-    }
-
-    /// Returns the answer to a request that is fine.
-    async fn ask(&self, path: &str, body: Value) -> Value {
-        let response = self.send(path, &body).await;
-        let status = response.status();
-        let answer: Value = response.json().await.unwrap();
-        assert_eq!(status, 200, "{answer}");
-        answer
-    }
-
-    /// Returns the data of all events of a stream but its end, which must be there.
-    async fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
-        let response = self.send(path, body).await;
-        assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
-        let text = response.text().await.unwrap();
-        let events = text.strip_suffix("data: [DONE]\n\n").expect("the end of the stream");
-        let data = |event: &str| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap();
-        events.split_terminator("\n\n").map(data).collect()
-    }
-
-    async fn metric(&self, name: &str) -> u64 {
-        let response = self.client.get(self.url("/metrics")).bearer_auth(&self.key).send().await.unwrap();
-        let text = response.text().await.unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("chatdlm_{name} ")));
-        line.expect("a metric").parse().unwrap()
-    }
-}
+use common::site::Site;
 
 fn user(text: &str) -> Value {
     json!([{"role": "user", "content": text}])
@@ -274,129 +217,6 @@ async fn a_suffix_stands_behind_what_is_written() {
     assert!(held["usage"]["completion_tokens"].as_u64().unwrap() <= 4);
     // The same block holds both: the model sees what follows and writes something else.
     assert_ne!(held["choices"][0]["text"], open["choices"][0]["text"]);
-    site.app.stop().await.unwrap();
-}
-
-#[tokio::test]
-async fn an_infill_changes_its_spans_and_not_a_byte_more() {
-    let site = Site::start().await;
-    let text = "Dear ⟨…⟩, your  order\tnº 7 <|mask|> of ⟨…⟩ will – alas –\r\n arrive 😀 ⟨…⟩";
-    let chars: Vec<char> = text.chars().collect();
-    let starts: Vec<usize> = (0..chars.len()).filter(|i| chars[*i] == '⟨').collect();
-    let spans: Vec<Value> =
-        starts.iter().map(|start| json!({"start": start, "end": start + 3, "max_tokens": 6})).collect();
-    let fixed: Vec<&str> = text.split("⟨…⟩").collect();
-    for body in [
-        json!({"text": text, "spans": spans}),
-        json!({"text": text, "spans": spans, "n": 3, "temperature": 1.0, "seed": 3, "model": "nano"}),
-        json!({"text": text, "spans": spans, "diffusion": {"block_length": 64}}),
-    ] {
-        let answer = site.ask("/v1/infill", body).await;
-        assert_eq!(
-            (&answer["text"], &answer["spans"]),
-            (&answer["choices"][0]["text"], &answer["choices"][0]["spans"])
-        );
-        for choice in answer["choices"].as_array().unwrap() {
-            let filled = choice["text"].as_str().unwrap();
-            let filled_chars: Vec<char> = filled.chars().collect();
-            let mut expected = fixed[0].to_owned();
-            for (i, span) in choice["spans"].as_array().unwrap().iter().enumerate() {
-                let written = span["text"].as_str().unwrap();
-                let place = |name: &str| span[name].as_u64().unwrap() as usize;
-                let there: String = filled_chars[place("start")..place("end")].iter().collect();
-                assert_eq!(there, written);
-                expected += written;
-                expected += fixed[i + 1];
-            }
-            assert_eq!(filled, expected);
-        }
-        assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() <= 18 * 3);
-    }
-    // One token a pass, so that some pass is fetched before the last.
-    let mut body = json!({"text": text, "spans": spans, "diffusion": {"threshold": 1.0}});
-    let whole = site.ask("/v1/infill", body.clone()).await;
-    body["stream"] = true.into();
-    body["diffusion"]["stream_tentative"] = true.into();
-    let events = site.stream("/v1/infill", &body).await;
-    let (last, before) = events.split_last().unwrap();
-    assert_eq!(last["text"], whole["text"]);
-    let masked = |span: &Value| span["tentative_text"].as_str().unwrap().contains('░');
-    assert!(before.iter().any(|event| event["spans"].as_array().unwrap().iter().any(masked)));
-    // Where nothing stood something may be put.
-    let inserted = site.ask("/v1/infill", json!({"text": "ab", "spans": [{"start": 1, "end": 1}]})).await;
-    let inserted = inserted["text"].as_str().unwrap();
-    assert!(inserted.starts_with('a') && inserted.ends_with('b'));
-    site.app.stop().await.unwrap();
-}
-
-#[tokio::test]
-async fn what_must_stand_in_a_span_does_and_what_may_not_does_not() {
-    let site = Site::start().await;
-    let text = "Hello Anna, we will … to you … about your bill. Goodbye.";
-    let chars: Vec<char> = text.chars().collect();
-    let spans: Vec<Value> = (0..chars.len())
-        .filter(|i| chars[*i] == '…')
-        .map(|start| json!({"start": start, "end": start + 1, "max_tokens": 9}))
-        .collect();
-    let ask = |rest: Value| {
-        let mut body = json!({"text": text, "spans": spans, "diffusion": {"block_length": 32}});
-        rest.as_object().unwrap().iter().for_each(|(name, value)| body[name] = value.clone());
-        body
-    };
-    let written = |choice: &Value| -> Vec<String> {
-        let spans = choice["spans"].as_array().unwrap().iter();
-        spans.map(|span| span["text"].as_str().unwrap().to_owned()).collect()
-    };
-    let free = site.ask("/v1/infill", ask(json!({}))).await;
-    // Whatever it writes by itself may not be written, in any case, nor may what spans its tokens.
-    let whole = written(&free).join(" ");
-    let mut forbid: Vec<String> =
-        whole.split_whitespace().filter(|word| word.len() > 3).map(str::to_uppercase).collect();
-    assert!(!forbid.is_empty(), "{free}");
-    forbid.push("l t".to_owned());
-    let must = ["next Monday", "Monday", "✓ café"];
-    for rest in [
-        json!({"must_include": must}),
-        json!({"must_include": must, "forbid": forbid}),
-        json!({"forbid": forbid, "n": 4, "temperature": 1.2, "seed": 1}),
-        json!({"must_include": must, "n": 3, "temperature": 1.0, "seed": 5}),
-    ] {
-        let answer = site.ask("/v1/infill", ask(rest.clone())).await;
-        for choice in answer["choices"].as_array().unwrap() {
-            let spans = written(choice);
-            let filled = choice["text"].as_str().unwrap();
-            assert!(
-                filled.starts_with("Hello Anna, we will ") && filled.ends_with(" about your bill. Goodbye.")
-            );
-            for text in rest["must_include"].as_array().into_iter().flatten() {
-                let text = text.as_str().unwrap();
-                assert!(spans.iter().any(|span| span.contains(text)), "{text:?} in {spans:?}");
-            }
-            for text in rest["forbid"].as_array().into_iter().flatten() {
-                let text = text.as_str().unwrap().to_lowercase();
-                assert!(
-                    !spans.iter().any(|span| span.to_lowercase().contains(&text)),
-                    "{text:?} in {spans:?}"
-                );
-            }
-            if !rest["forbid"].is_null() {
-                assert!(
-                    !filled.contains("will to") && !filled.contains("ll t"),
-                    "across the border: {filled}"
-                );
-            }
-        }
-        assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() <= 18 * 4);
-        assert!(answer["usage"]["diffusion"]["predicted_steps"].as_u64().unwrap() > 0, "{answer}");
-    }
-    // A stream takes nothing back: what may have to be written again is tentative until the end.
-    let mut body = ask(json!({"must_include": must, "forbid": forbid, "stream": true}));
-    let whole = site.ask("/v1/infill", ask(json!({"must_include": must, "forbid": forbid}))).await;
-    body["diffusion"]["stream_tentative"] = true.into();
-    let events = site.stream("/v1/infill", &body).await;
-    let (last, before) = events.split_last().unwrap();
-    assert_eq!(last["text"], whole["text"]);
-    assert!(before.iter().flat_map(written).all(|text| text.is_empty()));
     site.app.stop().await.unwrap();
 }
 

@@ -5,10 +5,13 @@ mod common;
 
 use std::path::Path;
 
-use chatdlm::app::App;
 use chatdlm::engine::tokenizer::Tokenizer;
 use serde_json::Value;
 use serde_json::json;
+
+use common::site::Site;
+
+const CHAT: &str = "/v1/chat/completions";
 
 const TEMPLATE: &str = "\
 {%- if tools %}<|im_start|>system
@@ -27,53 +30,32 @@ const TEMPLATE: &str = "\
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif %}";
 
-struct Site {
-    app: App,
-    key: String,
-    client: reqwest::Client,
-    _folder: tempfile::TempDir,
+/// Serves a model of random weights; with a template that has tools.
+async fn serve(folder: &Path) -> Site {
+    let model = folder.join("random");
+    std::fs::create_dir(&model).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(Path::new("tests/fixtures/sdar").join(name), model.join(name)).unwrap();
+    }
+    let texts =
+        [r#"{"name": "look_up", "arguments": {"city": "Ulm"}} user assistant tool system 0123456789"#];
+    let controls =
+        ["<|mask|>", "<|end|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"];
+    Tokenizer::train(texts.into_iter(), 310, &controls).unwrap().write(&model).unwrap();
+    std::fs::write(model.join("chat_template.jinja"), TEMPLATE).unwrap();
+    let mut config = common::config();
+    config.model.dir = Some(model);
+    Site::with(config).await
 }
 
-impl Site {
-    /// Serves a model of random weights; with a template that has tools.
-    async fn start() -> Site {
-        let folder = tempfile::tempdir().unwrap();
-        let model = folder.path().join("random");
-        std::fs::create_dir(&model).unwrap();
-        for name in ["config.json", "model.safetensors"] {
-            std::fs::copy(Path::new("tests/fixtures/sdar").join(name), model.join(name)).unwrap();
-        }
-        let texts =
-            [r#"{"name": "look_up", "arguments": {"city": "Ulm"}} user assistant tool system 0123456789"#];
-        let controls =
-            ["<|mask|>", "<|end|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"];
-        Tokenizer::train(texts.into_iter(), 310, &controls).unwrap().write(&model).unwrap();
-        std::fs::write(model.join("chat_template.jinja"), TEMPLATE).unwrap();
-        let mut config = common::config();
-        config.model.dir = Some(model);
-        let app = common::start(folder.path(), config).await;
-        let key = common::ingest_key(&app).await;
-        Site { app, key, client: reqwest::Client::new(), _folder: folder }
-    }
+async fn ask(site: &Site, body: &Value) -> Value {
+    site.ask(CHAT, body.clone()).await
+}
 
-    async fn send(&self, body: &Value) -> reqwest::Response {
-        let url = format!("http://{}/v1/chat/completions", self.app.address);
-        self.client.post(url).bearer_auth(&self.key).json(body).send().await.unwrap()
-    }
-
-    async fn ask(&self, body: &Value) -> Value {
-        let response = self.send(body).await;
-        let status = response.status();
-        let answer: Value = response.json().await.unwrap();
-        assert_eq!(status, 200, "{body}: {answer}");
-        answer
-    }
-
-    async fn refusal(&self, body: &Value) -> Value {
-        let response = self.send(body).await;
-        assert_eq!(response.status(), 400, "{body}");
-        response.json::<Value>().await.unwrap()["error"].take()
-    }
+async fn refusal(site: &Site, body: &Value) -> Value {
+    let response = site.send(CHAT, body).await;
+    assert_eq!(response.status(), 400, "{body}");
+    response.json::<Value>().await.unwrap()["error"].take()
 }
 
 fn tools() -> Value {
@@ -119,13 +101,14 @@ fn check(call: &Value) -> String {
 
 #[tokio::test]
 async fn a_call_that_is_asked_for_always_parses() {
-    let site = Site::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let site = serve(folder.path()).await;
     let named = |name: &str| json!({"type": "function", "function": {"name": name}});
     for seed in 0..12 {
         for choice in [json!("required"), named("look_up"), named("now")] {
             let asked = choice["function"]["name"].as_str().map(str::to_owned);
             let body = body(json!({"tool_choice": choice, "seed": seed, "stop": ["\""]}));
-            let answer = site.ask(&body).await;
+            let answer = ask(&site, &body).await;
             let choice = &answer["choices"][0];
             assert_eq!(choice["finish_reason"], "tool_calls", "{answer}");
             let calls = choice["message"]["tool_calls"].as_array().unwrap();
@@ -135,17 +118,18 @@ async fn a_call_that_is_asked_for_always_parses() {
         }
     }
     let short = body(json!({"tool_choice": named("look_up"), "max_tokens": 3}));
-    assert!(site.refusal(&short).await["message"].as_str().unwrap().contains("tokens or more"));
+    assert!(refusal(&site, &short).await["message"].as_str().unwrap().contains("tokens or more"));
     site.app.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_stream_has_the_call_whole() {
-    let site = Site::start().await;
-    let whole = site.ask(&body(json!({"tool_choice": "required"}))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let site = serve(folder.path()).await;
+    let whole = ask(&site, &body(json!({"tool_choice": "required"}))).await;
     for is_tentative in [false, true] {
         let request = json!({"tool_choice": "required", "stream": true, "diffusion": {"stream_tentative": is_tentative}});
-        let text = site.send(&body(request)).await.text().await.unwrap();
+        let text = site.send(CHAT, &body(request)).await.text().await.unwrap();
         let events = text.strip_suffix("data: [DONE]\n\n").expect("the end of the stream");
         let events: Vec<Value> = events
             .split_terminator("\n\n")
@@ -172,7 +156,8 @@ async fn a_stream_has_the_call_whole() {
 
 #[tokio::test]
 async fn calls_and_their_answers_go_back() {
-    let site = Site::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let site = serve(folder.path()).await;
     let call =
         json!({"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{\"a\": 1}"}});
     let conversation = json!([
@@ -180,7 +165,8 @@ async fn calls_and_their_answers_go_back() {
         {"role": "assistant", "content": null, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_1", "content": "noon"},
     ]);
-    let prompt = async |rest: Value| site.ask(&body(rest)).await["usage"]["prompt_tokens"].as_u64().unwrap();
+    let prompt =
+        async |rest: Value| ask(&site, &body(rest)).await["usage"]["prompt_tokens"].as_u64().unwrap();
     let bare = prompt(json!({})).await;
     assert!(prompt(json!({"messages": conversation})).await > bare + 10);
     assert!(prompt(json!({"tool_choice": "none"})).await < bare, "what may not be called is not told");
@@ -190,7 +176,7 @@ async fn calls_and_their_answers_go_back() {
         (prompt(described("<|im_end|>")).await, prompt(described("<|im_end|><|im_end|>")).await);
     assert!(twice > mark + 2, "{mark} {twice}");
     // Free to call or not: with random weights there is some text, whatever it is.
-    let answer = site.ask(&body(json!({"parallel_tool_calls": false}))).await;
+    let answer = ask(&site, &body(json!({"parallel_tool_calls": false}))).await;
     let choice = &answer["choices"][0];
     assert!(
         choice["message"]["content"].is_string() || choice["message"]["tool_calls"].is_array(),
@@ -201,7 +187,8 @@ async fn calls_and_their_answers_go_back() {
 
 #[tokio::test]
 async fn what_is_wrong_with_tools_is_named() {
-    let site = Site::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let site = serve(folder.path()).await;
     let function = |rest: Value| json!({"tools": [{"type": "function", "function": rest}]});
     let message = |rest: Value| json!({"messages": [rest]});
     let call = |rest: Value| message(json!({"role": "assistant", "tool_calls": [rest]}));
@@ -240,7 +227,7 @@ async fn what_is_wrong_with_tools_is_named() {
             "invalid_value",
         ),
     ] {
-        let error = site.refusal(&body(rest.clone())).await;
+        let error = refusal(&site, &body(rest.clone())).await;
         assert_eq!(
             (error["param"].as_str(), error["code"].as_str()),
             (Some(param), Some(code)),

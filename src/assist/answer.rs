@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::assist::call::Action;
 use crate::assist::call::Actor;
-use crate::assist::call::Rewrite;
 use crate::assist::counters::count;
 use crate::assist::draft::DraftRequest;
 use crate::assist::draft::DraftUpdate;
 use crate::assist::draft::EditRequest;
 use crate::assist::intake::Refusal;
+use crate::assist::message::Action;
+use crate::assist::message::Rewrite;
 use crate::assist::work::Found;
 use crate::assist::work::Progress;
 use crate::assist::work::Reading;

@@ -18,6 +18,12 @@ use crate::assist::counters::count;
 use crate::assist::intake::Refusal;
 use crate::assist::intake::Spoken;
 use crate::assist::intake::Start;
+use crate::assist::message::Attached;
+use crate::assist::message::MAILBOX;
+use crate::assist::message::Message;
+use crate::assist::message::Reply;
+use crate::assist::message::refuse;
+use crate::assist::message::send;
 use crate::assist::observe::Observer;
 use crate::assist::state::CallState;
 use crate::assist::work::Work;
@@ -25,9 +31,7 @@ use crate::event::CallKey;
 use crate::event::Card;
 use crate::event::Envelope;
 use crate::event::Event;
-use crate::event::Segment;
 use crate::event::Speaker;
-use crate::event::Verdict;
 use crate::monitor::redact::redact_json;
 use crate::monitor::redact::redact_text;
 use crate::monitor::sensitive::SharedTermLists;
@@ -39,103 +43,8 @@ use crate::store::calls::CallPhase;
 use crate::store::calls::CallRecord;
 use crate::store::calls::INTERRUPTED;
 
-/// How many messages wait for a call. Overflow rule: final segments and people wait, and with
-/// them their sockets; partial segments are dropped, the next one replaces them anyway.
-pub(super) const MAILBOX: usize = 64;
 /// How many events of the log are read at once on recovery.
 const RECOVERY_PAGE: u32 = 500;
-
-/// Where an answer goes.
-pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
-
-/// What a sender gets when its call is open.
-#[derive(Debug)]
-pub struct Attached {
-    /// The highest sender's number that is durable.
-    pub resume_after: u64,
-    /// Names this attachment in what the sender says.
-    pub(super) feeder: u64,
-    /// Resolves when the sender is cut off: with the reason, or with nothing when the call ended.
-    pub detached: oneshot::Receiver<Refusal>,
-}
-
-/// Spans of a finished draft to write anew.
-#[derive(Debug, Clone)]
-pub struct Rewrite {
-    /// The draft.
-    pub draft: String,
-    /// The stretches that may change: `[start, end)` in Unicode scalar values.
-    pub spans: Vec<(usize, usize)>,
-    /// What the agent wants of them.
-    pub instruction: Option<String>,
-    /// Texts that must stand in the result.
-    pub must_include: Vec<String>,
-    /// Texts that must not stand in the changed spans.
-    pub forbid: Vec<String>,
-    /// The most tokens a span may take.
-    pub max_tokens: Option<usize>,
-}
-
-/// What people do to a call. Their texts are redacted by the call, which knows what it has hidden.
-#[derive(Debug, Clone)]
-pub enum Action {
-    /// Writes a new draft for the latest question.
-    Draft {
-        /// What the agent wants of it.
-        instruction: Option<String>,
-    },
-    /// Rewrites spans of a draft.
-    Rewrite(Rewrite),
-    /// Says what became of a draft.
-    Judge {
-        /// The draft.
-        draft: String,
-        /// The agent's verdict.
-        verdict: Verdict,
-        /// The text as used.
-        text: Option<String>,
-    },
-    /// Whispers to the agent.
-    Note {
-        /// The supervisor's user name.
-        from: String,
-        /// The note.
-        text: String,
-    },
-    /// Asks a supervisor to look.
-    Flag {
-        /// What the agent says.
-        message: String,
-    },
-}
-
-#[derive(Debug)]
-pub(super) enum Message {
-    Attach {
-        start: Box<Start>,
-        reply: Reply<Attached>,
-    },
-    Say {
-        feeder: u64,
-        spoken: Box<Spoken>,
-        reply: Reply<()>,
-    },
-    Partial {
-        feeder: u64,
-        segment: Segment,
-    },
-    End {
-        feeder: u64,
-        reason: String,
-        reply: Reply<()>,
-    },
-    Act {
-        action: Box<Action>,
-        reply: Reply<Option<String>>,
-    },
-    /// The server has waited long enough for this call's sender.
-    CloseIfLost,
-}
 
 /// The socket that feeds the call.
 struct Feeder {
@@ -532,19 +441,5 @@ async fn lost(feeder: &mut Option<Feeder>) {
     match feeder {
         Some(feeder) => feeder.detached.closed().await,
         None => std::future::pending().await,
-    }
-}
-
-fn send<T>(reply: Reply<T>, answer: Result<T, Refusal>) {
-    // Whoever asked may have left; the answer is only for them.
-    let _ = reply.send(answer);
-}
-
-fn refuse(message: Message, refusal: &Refusal) {
-    match message {
-        Message::Attach { reply, .. } => send(reply, Err(refusal.clone())),
-        Message::Say { reply, .. } | Message::End { reply, .. } => send(reply, Err(refusal.clone())),
-        Message::Act { reply, .. } => send(reply, Err(refusal.clone())),
-        Message::Partial { .. } | Message::CloseIfLost => {}
     }
 }

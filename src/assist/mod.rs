@@ -1,8 +1,8 @@
 //! Where the parts meet: the call actor, the registry of calls, prompts and drafts.
 //!
 //! Read in this order: [`intake`] (what senders say), `state` (the fold of a call's log),
-//! `observe` (a segment to its events), `work` (search, reading, draft under way), `call` and
-//! `answer` (the actor), [`calls`] (the registry and the only way in). [`library`] and [`terms`]
+//! `observe` (a segment to its events), `work` (search, reading, draft under way), `message`
+//! (what is said to an actor), `call` and `answer` (the actor), [`calls`] (the registry and the only way in). [`library`] and [`terms`]
 //! keep what calls look up in step with the store.
 
 mod answer;
@@ -14,6 +14,7 @@ pub mod draft;
 mod ground;
 pub mod intake;
 pub mod library;
+mod message;
 mod observe;
 mod quote;
 mod rewrite;
@@ -22,11 +23,11 @@ pub mod terms;
 mod work;
 mod writing;
 
-pub use call::Action;
-pub use call::Attached;
-pub use call::Rewrite;
 pub use calls::Calls;
 pub use calls::Feed;
+pub use message::Action;
+pub use message::Attached;
+pub use message::Rewrite;
 
 use std::sync::Arc;
 use std::time::Duration;

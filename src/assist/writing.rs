@@ -146,16 +146,10 @@ impl Writer {
 #[derive(Debug)]
 pub struct Writing {
     writer: Arc<Writer>,
-    claim: Claim,
-    prompt: Vec<u32>,
-    canvas: Canvas,
+    asked: Asked,
     sources: Sources,
     cards: Vec<String>,
     forbidden: Vec<String>,
-    /// (position in the canvas, token) that may not stand there.
-    banned_at: Vec<(usize, u32)>,
-    /// Whether the last open part may end early, and open parts may be left out.
-    is_whole_draft: bool,
     round: usize,
     generation: Generation,
     steps_before: u32,
@@ -188,18 +182,14 @@ impl Writing {
         let firsts = canvas.open().map(|range| range.start).zip(&banned_first);
         let banned_at: Vec<(usize, u32)> =
             firsts.flat_map(|(at, ids)| ids.iter().map(move |id| (at, *id))).collect();
-        let generation =
-            generate(writer, &prompt, &canvas, tokens, &banned_at, is_whole_draft, request.claim)?;
+        let asked = Asked { prompt, canvas, banned_at, is_whole_draft, claim: request.claim };
+        let generation = asked.denoise(writer, tokens)?;
         Ok(Writing {
-            claim: request.claim,
             writer: Arc::clone(writer),
-            prompt,
+            asked,
             sources,
-            canvas,
             cards,
             forbidden: Vec::new(),
-            banned_at,
-            is_whole_draft,
             round: 1,
             generation,
             steps_before: 0,
@@ -214,7 +204,7 @@ impl Writing {
                 return Err(EngineError::Stopped.into());
             };
             // The engine's canvas is longer: it was filled up to a whole block.
-            snapshot.canvas.truncate(self.canvas.tokens.len());
+            snapshot.canvas.truncate(self.asked.canvas.tokens.len());
             if !snapshot.is_done {
                 return Ok(self.update(&snapshot.canvas, &snapshot, false));
             }
@@ -240,11 +230,11 @@ impl Writing {
         let mut again: Vec<Option<u32>> = snapshot.canvas.iter().map(|id| Some(*id)).collect();
         let mut ids = snapshot.canvas.clone();
         let mut is_clean = true;
-        for range in self.canvas.open() {
+        for range in self.asked.canvas.open() {
             let mine = &snapshot.canvas[range.clone()];
             let text = tokenizer.decode_masked(mine, writer.mask, &[writer.end]);
             let confidences = snapshot.confidences.get(range.clone()).unwrap_or(&[]);
-            if self.is_whole_draft && sureness(mine, confidences, writer.end) < LEAST_SURE {
+            if self.asked.is_whole_draft && sureness(mine, confidences, writer.end) < LEAST_SURE {
                 // Padding gives no text, and does not end the canvas as an end of text would.
                 ids[range.clone()].fill(writer.pad);
                 again[range].fill(Some(writer.pad));
@@ -267,7 +257,7 @@ impl Writing {
                 // The token in which the stretch's first character stands.
                 let at = (1..=mine.len()).find(|n| tokenizer.decode(&mine[..*n]).len() > stretch.start);
                 if let Some(at) = at {
-                    self.banned_at.push((range.start + at - 1, mine[at - 1]));
+                    self.asked.banned_at.push((range.start + at - 1, mine[at - 1]));
                 }
             }
             again[range.clone()].fill(None);
@@ -278,20 +268,12 @@ impl Writing {
             return Ok(Some(ids));
         }
         if self.round >= MOST_ROUNDS {
-            return if self.is_whole_draft { Ok(Some(ids)) } else { Err(DraftError::NoWording) };
+            return if self.asked.is_whole_draft { Ok(Some(ids)) } else { Err(DraftError::NoWording) };
         }
         self.round += 1;
         self.steps_before += snapshot.steps;
         self.tokens_before += snapshot.unmasked;
-        self.generation = generate(
-            &writer,
-            &self.prompt,
-            &self.canvas,
-            again,
-            &self.banned_at,
-            self.is_whole_draft,
-            self.claim,
-        )?;
+        self.generation = self.asked.denoise(&writer, again)?;
         Ok(None)
     }
 
@@ -304,7 +286,8 @@ impl Writing {
         } else {
             0
         };
-        let rendered = self.canvas.render(ids, settled, writer.engine.tokenizer(), writer.mask, writer.end);
+        let rendered =
+            self.asked.canvas.render(ids, settled, writer.engine.tokenizer(), writer.mask, writer.end);
         DraftUpdate {
             text: if is_done { rendered.text.trim_end().to_owned() } else { rendered.text },
             tentative_text: (!is_done).then_some(rendered.tentative),
@@ -325,50 +308,60 @@ fn sureness(ids: &[u32], confidences: &[f32], end: u32) -> f32 {
     (logs / length.max(1) as f32).exp()
 }
 
-/// Asks the engine to denoise what is `None` in `tokens`.
-fn generate(
-    writer: &Writer,
-    prompt: &[u32],
-    canvas: &Canvas,
-    tokens: Vec<Option<u32>>,
-    banned_at: &[(usize, u32)],
-    may_end: bool,
+/// What the engine is asked for, round after round.
+#[derive(Debug)]
+struct Asked {
+    prompt: Vec<u32>,
+    canvas: Canvas,
+    /// (position in the canvas, token) that may not stand there.
+    banned_at: Vec<(usize, u32)>,
+    /// Whether the last open part may end early, and open parts may be left out.
+    is_whole_draft: bool,
     claim: Claim,
-) -> Result<Generation, DraftError> {
-    let open: Vec<_> = canvas.open().collect();
-    let mut banned: Vec<(usize, u32)> = banned_at.iter().map(|(at, id)| (prompt.len() + at, *id)).collect();
-    for (i, range) in open.iter().enumerate() {
-        let is_last = i + 1 == open.len() && range.end == tokens.len();
-        if !(may_end && is_last) {
-            let at = range
-                .clone()
-                .flat_map(|at| [(prompt.len() + at, writer.end), (prompt.len() + at, writer.pad)]);
-            banned.extend(at);
+}
+
+impl Asked {
+    /// Asks the engine to denoise what is `None` in `tokens`.
+    fn denoise(&self, writer: &Writer, mut tokens: Vec<Option<u32>>) -> Result<Generation, DraftError> {
+        let open: Vec<_> = self.canvas.open().collect();
+        let mut banned: Vec<(usize, u32)> =
+            self.banned_at.iter().map(|(at, id)| (self.prompt.len() + at, *id)).collect();
+        for (i, range) in open.iter().enumerate() {
+            let is_last = i + 1 == open.len() && range.end == tokens.len();
+            if !(self.is_whole_draft && is_last) {
+                let at = range.clone().flat_map(|at| {
+                    [(self.prompt.len() + at, writer.end), (self.prompt.len() + at, writer.pad)]
+                });
+                banned.extend(at);
+            }
         }
+        // The rest of the last block is padding: nobody reads it, so nobody waits for it.
+        let block = writer.engine.model().block_length();
+        let whole = (self.prompt.len() + tokens.len()).next_multiple_of(block) - self.prompt.len();
+        let may_still_end = self.is_whole_draft && open.last().is_some_and(|r| r.end == tokens.len());
+        for i in tokens.len()..whole {
+            tokens.push(Some(if i == self.canvas.tokens.len() && !may_still_end {
+                writer.end
+            } else {
+                writer.pad
+            }));
+        }
+        let generate = Generate {
+            rule: RULE,
+            banned: writer.banned.clone(),
+            banned_at: banned,
+            stops_at_end: self.is_whole_draft,
+            stops_in_block: self.is_whole_draft,
+            ..Generate::default()
+        };
+        let request = GenerateRequest {
+            prompt: self.prompt.clone(),
+            canvas: tokens,
+            block_length: None,
+            generate,
+            constraint: None,
+            claim: self.claim,
+        };
+        Ok(writer.engine.generate(request)?)
     }
-    // The rest of the last block is padding: nobody reads it, so nobody waits for it.
-    let block = writer.engine.model().block_length();
-    let mut tokens = tokens;
-    let whole = (prompt.len() + tokens.len()).next_multiple_of(block) - prompt.len();
-    let may_still_end = may_end && open.last().is_some_and(|r| r.end == tokens.len());
-    for i in tokens.len()..whole {
-        tokens.push(Some(if i == canvas.tokens.len() && !may_still_end { writer.end } else { writer.pad }));
-    }
-    let generate = Generate {
-        rule: RULE,
-        banned: writer.banned.clone(),
-        banned_at: banned,
-        stops_at_end: may_end,
-        stops_in_block: may_end,
-        ..Generate::default()
-    };
-    let request = GenerateRequest {
-        prompt: prompt.to_vec(),
-        canvas: tokens,
-        block_length: None,
-        generate,
-        constraint: None,
-        claim,
-    };
-    Ok(writer.engine.generate(request)?)
 }

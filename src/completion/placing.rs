@@ -14,7 +14,6 @@ use crate::completion::canvas::Part;
 use crate::completion::canvas::Piece;
 use crate::completion::chat::Prompt;
 use crate::completion::writing::Update;
-use crate::engine::handle::EngineError;
 
 /// The most places that are tried for one text; those with most room count.
 const MOST_PLACES: usize = 12;
@@ -82,16 +81,11 @@ impl Completer {
     ) -> Result<Update, CompletionError> {
         let canvas: Canvas = self.canvas(prompt, parts, options)?;
         let options = Options { sampling: None, ..options.clone() };
-        let mut generation = self.generate(&canvas, &options, Vec::new())?;
-        loop {
-            let snapshot = generation.next().await?.ok_or(EngineError::Stopped)?;
-            if snapshot.is_done {
-                let written = canvas.read(&snapshot, self.reading(&[]));
-                let mut update = Update { written, is_done: true, ..Update::default() };
-                update.usage.steps = snapshot.steps;
-                return Ok(update);
-            }
-        }
+        let snapshot = self.generate(&canvas, &options, Vec::new())?.finish().await?;
+        let written = canvas.read(&snapshot, self.reading(&[]));
+        let mut update = Update { written, is_done: true, ..Update::default() };
+        update.usage.steps = snapshot.steps;
+        Ok(update)
     }
 
     /// Returns the parts with the text in each place that has room, the roomiest first.

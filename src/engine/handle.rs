@@ -190,6 +190,18 @@ impl Generation {
         self.is_over = snapshot.is_done;
         Ok(Some(snapshot))
     }
+
+    /// Returns the complete state.
+    ///
+    /// # Errors
+    /// As [`Generation::next`].
+    pub async fn finish(mut self) -> Result<Snapshot, EngineError> {
+        let mut last = Snapshot::default();
+        while let Some(snapshot) = self.next().await? {
+            last = snapshot;
+        }
+        Ok(last)
+    }
 }
 
 /// The engine. Clones share one thread, which ends with the last of them.

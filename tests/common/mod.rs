@@ -1,6 +1,8 @@
 //! What the tests of the running server share: a server on a free port, its people and its sockets.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod site;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
