@@ -33,7 +33,7 @@ mod passes;
 /// What passes of full attention keep of the pass that began a block (Fast-dLLM, arXiv 2505.22618).
 ///
 /// Block-causal attention is always exact.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum CacheMode {
     /// Nothing: every pass computes every row.

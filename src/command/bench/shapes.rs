@@ -15,6 +15,9 @@ pub enum Shape {
     /// LLaDA-MoE-7B-A1B.
     #[value(name = "llada-moe-7b")]
     LladaMoe7b,
+    /// The same architecture with 218 M parameters, to be measured beside others in minutes.
+    #[value(name = "llada-moe-218m")]
+    LladaMoe218m,
     /// 7 B parameters, block-causal, 2 of 64 experts and a shared one.
     #[value(name = "chatdlm-7b")]
     Chatdlm7b,
@@ -29,6 +32,7 @@ impl Shape {
         match self {
             Shape::Llada2Mini => "llada2-mini",
             Shape::LladaMoe7b => "llada-moe-7b",
+            Shape::LladaMoe218m => "llada-moe-218m",
             Shape::Chatdlm7b => "chatdlm-7b",
             Shape::Nano => "nano",
         }
@@ -64,6 +68,14 @@ impl Shape {
                 "head_dim": 128, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
                 "rope_theta": 50_000.0, "num_experts": 64, "num_experts_per_tok": 8, "qk_layernorm": true,
             }),
+            Shape::LladaMoe218m => json!({
+                "architectures": ["LLaDAMoEModelLM"], "model_type": "llada", "vocab_size": 8192,
+                "hidden_size": 512, "dense_intermediate_size": 2048, "expert_intermediate_size": 512,
+                "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 8,
+                "head_dim": 64, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+                "rope_theta": 50_000.0, "num_experts": 32, "num_experts_per_tok": 4, "qk_layernorm": true,
+                "mask_token_id": 8191, "eos_token_id": 8190, "pad_token_id": 8190,
+            }),
             Shape::Chatdlm7b => json!({
                 "architectures": ["LLaDA2MoeModelLM"], "model_type": "llada2_moe", "vocab_size": 157_184,
                 "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
@@ -93,6 +105,7 @@ mod tests {
         check(Shape::Llada2Mini, Quant::Q8, 16.0..17.0);
         check(Shape::Llada2Mini, Quant::Q4, 9.2..9.8);
         check(Shape::LladaMoe7b, Quant::Q8, 7.3..7.8);
+        check(Shape::LladaMoe218m, Quant::Q8, 0.21..0.24);
         check(Shape::Chatdlm7b, Quant::Q4, 4.2..4.8);
         check(Shape::Nano, Quant::Q8, 0.010..0.020);
         assert_eq!(Shape::Llada2Mini.config(Some(3)).unwrap().layers.len(), 3);
