@@ -3,37 +3,52 @@
 mod common;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
+
+use common::site::Site;
 
 /// Says something that is seen even when the test passes.
 fn say(text: &str) {
     std::io::stderr().write_all(format!("{text}\n").as_bytes()).unwrap();
 }
 
-#[tokio::test]
-async fn the_python_client_is_served() {
-    let found = Command::new("python3").args(["-c", "import openai"]).output();
-    let why_not = match found {
-        Err(error) => Some(format!("python3: {error}")),
-        Ok(output) if !output.status.success() => {
-            String::from_utf8_lossy(&output.stderr).lines().last().map(str::to_owned)
-        }
-        Ok(_) => None,
+/// Returns whether there is a client; says why not.
+fn has_client() -> bool {
+    let why_not = match Command::new("python3").args(["-c", "import openai"]).output() {
+        Err(error) => format!("python3: {error}"),
+        Ok(output) if output.status.success() => return true,
+        Ok(output) => String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned(),
     };
-    if let Some(why_not) = why_not {
-        say(&format!("skipped: OpenAI's Python client is not there ({why_not}); pip install openai"));
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let app = common::start(folder.path(), common::config()).await;
-    let key = common::ingest_key(&app).await;
-    let url = format!("http://{}/v1", app.address);
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/openai_client.py");
-    let run = move || Command::new("python3").args([script, &url, &key]).output().unwrap();
-    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    say(&format!("skipped: OpenAI's Python client is not there ({why_not}); pip install openai"));
+    false
+}
+
+/// Runs a script of this folder against a server.
+async fn run(script: &str, site: Site) {
+    let url = site.url("/v1");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
+    let mut command = Command::new("python3");
+    command.arg(script).args([&url, &site.key]);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let (said, complained) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}{complained}");
     say(said.trim_end());
-    app.stop().await.unwrap();
+    site.app.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_python_client_is_served() {
+    if has_client() {
+        run("openai_client.py", Site::start().await).await;
+    }
+}
+
+#[tokio::test]
+async fn the_python_client_calls_tools() {
+    if has_client() {
+        let folder = tempfile::tempdir().unwrap();
+        run("openai_tools.py", common::tools::serve(folder.path()).await).await;
+    }
 }

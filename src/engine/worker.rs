@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::engine::handle::EngineConfig;
 use crate::engine::handle::Snapshot;
+use crate::engine::kv_cache::PAGE;
 use crate::engine::load::Load;
 use crate::engine::runner::Outcome;
 use crate::engine::runner::Room;
@@ -30,6 +31,9 @@ use crate::engine::sequence::Sequence;
 
 /// How much of what is known about the time of a step the last one makes up.
 const NEWEST_SHARE: f64 = 0.2;
+
+/// What share of the cache drafts leave to scores, as long as there is another draft.
+const KEPT_FOR_SCORES: usize = 16;
 
 /// Says why work was refused after it was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -211,6 +215,9 @@ impl Worker {
             let waiting: Vec<Waiting> = open.iter().map(|i| self.queue[*i].waiting()).collect();
             let Some(first) = self.scheduler.first(&waiting).map(|at| open[at]) else { return };
             // Whatever came later waits too, or what is long would wait forever.
+            if running > 0 && !self.leaves_room(&self.queue[first]) {
+                return;
+            }
             let Some(room) = self.runner.reserve(&self.queue[first].job.sequence) else { return };
             let running = self.queue.swap_remove(first).begin(room);
             self.load.waiting.fetch_sub(1, Relaxed);
@@ -218,6 +225,14 @@ impl Worker {
             self.load.reused_tokens.fetch_add(running.slot.reused as u64, Relaxed);
             self.running.push(running);
         }
+    }
+
+    /// Returns whether scores would find pages while this runs, whatever it shares with others. A score is
+    /// not to wait until a draft ends.
+    fn leaves_room(&self, queued: &Queued) -> bool {
+        let needed = queued.job.sequence.tokens.len().next_multiple_of(PAGE);
+        let kept = self.runner.capacity() / KEPT_FOR_SCORES;
+        queued.priority() == Priority::Score || self.runner.available() >= needed + kept
     }
 
     /// Runs one step and reports it; what is complete leaves.

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub mod site;
+pub mod tools;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -50,7 +50,7 @@ impl Bench {
 
     fn draft(&self, prompt: usize, claim: Claim) -> Answer {
         let generate = Generate { banned: vec![self.form.mask], ..Generate::default() };
-        let prompt: Vec<u32> = (20..20 + prompt as u32).collect();
+        let prompt: Vec<u32> = (0..prompt as u32).map(|i| 20 + i % 64).collect();
         let sequence = Sequence::generate(&prompt, &[None; 16], self.form, generate);
         let (sender, receiver) = watch::channel(Ok(Snapshot::default()));
         self.send(sequence, claim, Reader::Generate(sender));
@@ -126,6 +126,25 @@ fn a_score_waits_for_no_draft() {
     assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-5);
     assert_eq!(drafts.each_ref().map(steps), [0, 0, 0]);
     assert_eq!(bench.waiting(), 1, "of the drafts only as many run as may");
+}
+
+#[test]
+fn drafts_leave_pages_for_scores() {
+    let mut bench = Bench::new(EngineConfig { max_running: 8, ..EngineConfig::default() });
+    // Four would fill the cache.
+    let prompt = bench.worker.runner.capacity() / PAGE / 4 * PAGE - 16;
+    let _drafts = [(); 5].map(|()| bench.draft(prompt, Claim::default()));
+    bench.round();
+    assert_eq!((bench.worker.running.len(), bench.waiting()), (3, 2));
+    let mut score = bench.score(Claim::default());
+    bench.round();
+    assert!(score.try_recv().expect("is answered though drafts wait for pages").is_ok());
+    // What is larger than what would be left runs alone.
+    let mut bench = Bench::new(EngineConfig { max_running: 8, ..EngineConfig::default() });
+    let whole = bench.worker.runner.capacity() / PAGE * PAGE - 16;
+    let _drafts = [(); 2].map(|()| bench.draft(whole, Claim::default()));
+    bench.round();
+    assert_eq!((bench.worker.running.len(), bench.waiting()), (1, 1));
 }
 
 #[test]
