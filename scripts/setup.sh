@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Looks for what building ("build") and testing ("test") need. Installs what is missing with
-# apt-get where it may (as root, or by sudo without a password), else names it and fails.
+# apt-get where it may (as root, or by sudo without a password), else names it and fails. OpenAI's
+# Python client is wanted, not needed.
 set -euo pipefail
 
 # The oldest Rust that builds this: rust-version in Cargo.toml.
@@ -9,7 +10,19 @@ rust_version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Carg
 has() { command -v "$1" >/dev/null 2>&1; }
 has_any() { local name; for name in "$@"; do has "$name" && return; done; return 1; }
 
+# The client that other programs use: tests/openai_client.rs runs it, from a folder of its own.
+openai_client=openai==3.54.0
+python=$(dirname "$0")/../target/python
+
+install_openai_client() {
+  "$python/bin/python3" -c 'import openai' 2>/dev/null && return
+  echo "setup: installing $openai_client for Python"
+  { python3 -m venv "$python" && "$python/bin/pip" install --quiet --disable-pip-version-check "$openai_client"; } ||
+    echo "setup: $openai_client cannot be installed; its tests will say that they did not run" >&2
+}
+
 packages=()
+is_for_tests=
 for purpose in "$@"; do
   case $purpose in
     build)
@@ -17,6 +30,7 @@ for purpose in "$@"; do
       has_any cc gcc clang || packages+=(gcc libc6-dev)
       ;;
     test)
+      is_for_tests=yes
       # The browser test drives a real browser.
       has_any chromium chromium-browser google-chrome || packages+=(chromium)
       has chromedriver || packages+=(chromium-driver)
@@ -36,6 +50,7 @@ if [ "$oldest" != "$rust_version" ]; then
   exit 1
 fi
 
+[ -z "$is_for_tests" ] || install_openai_client
 [ ${#packages[@]} -eq 0 ] && exit 0
 
 install=(env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${packages[@]}")

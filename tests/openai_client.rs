@@ -1,4 +1,5 @@
-//! OpenAI's own Python client against the server, where python3 has it; elsewhere it says that it did not run.
+//! OpenAI's own Python client against the server: the one that `scripts/setup.sh test` installs, or
+//! python3's. Where there is none the tests say that they did not run.
 
 mod common;
 
@@ -13,14 +14,20 @@ fn say(text: &str) {
     std::io::stderr().write_all(format!("{text}\n").as_bytes()).unwrap();
 }
 
+/// Returns the Python that the setup made, or else the machine's.
+fn python() -> Command {
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/bin/python3");
+    if made.exists() { Command::new(made) } else { Command::new("python3") }
+}
+
 /// Returns whether there is a client; says why not.
 fn has_client() -> bool {
-    let why_not = match Command::new("python3").args(["-c", "import openai"]).output() {
+    let why_not = match python().args(["-c", "import openai"]).output() {
         Err(error) => format!("python3: {error}"),
         Ok(output) if output.status.success() => return true,
         Ok(output) => String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned(),
     };
-    say(&format!("skipped: OpenAI's Python client is not there ({why_not}); pip install openai"));
+    say(&format!("skipped: OpenAI's Python client is not there ({why_not}); run scripts/setup.sh test"));
     false
 }
 
@@ -28,7 +35,7 @@ fn has_client() -> bool {
 async fn run(script: &str, site: Site) {
     let url = site.url("/v1");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
-    let mut command = Command::new("python3");
+    let mut command = python();
     command.arg(script).args([&url, &site.key]);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let (said, complained) =
