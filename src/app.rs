@@ -44,11 +44,16 @@ pub struct App {
 }
 
 impl App {
-    /// Starts everything on the current runtime; the pages answer when it returns.
+    /// Starts everything on the current runtime; the pages answer when it returns. `loading` is told of
+    /// each layer of the model that has been loaded, and of how many.
     ///
     /// # Errors
     /// When the data directory, the address or the model cannot be used.
-    pub async fn start(config: Config, data_dir: &Path) -> anyhow::Result<App> {
+    pub async fn start(
+        config: Config,
+        data_dir: &Path,
+        loading: impl FnMut(usize, usize),
+    ) -> anyhow::Result<App> {
         std::fs::create_dir_all(data_dir)
             .with_context(|| format!("cannot create the data directory {}", data_dir.display()))?;
         let address = &config.server.address;
@@ -57,7 +62,7 @@ impl App {
 
         let store = Store::open(&data_dir.join(DATABASE)).await.context("cannot open the database")?;
         let library = Library::open(store.clone(), data_dir).await.context("cannot open the knowledge")?;
-        let Model { drafter, emotions, completer, engine } = load_model(&config.model);
+        let Model { drafter, emotions, completer, engine } = load_model(&config.model, loading);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let terms = Terms::new(store.clone());
         let parts = Parts {
@@ -125,10 +130,10 @@ struct Model {
 
 /// Loads the model. Without one drafts fail visibly and emotions are not read; the rest goes on. A
 /// checkpoint of others knows neither drafts nor emotions, and writes for other programs all the same.
-fn load_model(config: &ModelConfig) -> Model {
+fn load_model(config: &ModelConfig, loading: impl FnMut(usize, usize)) -> Model {
     let folder = config.folder();
-    let loaded =
-        Engine::start(&folder, config.engine.clone()).map_err(anyhow::Error::from).and_then(|engine| {
+    let started = Engine::start_watched(&folder, config.engine.clone(), loading);
+    let loaded = started.map_err(anyhow::Error::from).and_then(|engine| {
             let completer = Completer::new(engine.clone())?;
             let emotions = EmotionReader::new(engine.clone());
             let drafter = Drafter::new(engine.clone());

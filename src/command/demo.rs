@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use crate::app::App;
 use crate::command::Place;
+use crate::command::loading;
 use crate::command::replay::call::Call;
 use crate::command::replay::figures::Figures;
 use crate::command::replay::script::Script;
@@ -101,7 +102,7 @@ async fn demo(args: Args) -> anyhow::Result<()> {
     config.calls.resume_s = RESUME_S;
     let scripts = scripts()?;
 
-    let starting = App::start(config, &args.data_dir).await;
+    let starting = App::start(config, &args.data_dir, loading::bar()).await;
     let app = starting.with_context(|| format!("port {} may be taken, try --port", args.port))?;
     let access = app.store().open_demo(TENANT).await?;
     app.knowledge().seed(TENANT).await.context("cannot load the seed knowledge")?;

@@ -8,6 +8,7 @@ mod generate;
 mod infill;
 mod key;
 mod knowledge;
+mod loading;
 mod pull;
 mod replay;
 mod screen;

@@ -17,6 +17,7 @@ use serde_json::Value;
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use crate::command::loading;
 use crate::completion::Completer;
 use crate::completion::CompletionError;
 use crate::completion::Options;
@@ -90,7 +91,7 @@ impl ModelArgs {
     pub fn completer(&self) -> anyhow::Result<Completer> {
         let place = ModelConfig { dir: self.model.clone(), ..ModelConfig::default() };
         let folder = place.folder();
-        let engine = Engine::start(&folder, place.engine);
+        let engine = Engine::start_watched(&folder, place.engine, loading::bar());
         let engine = engine.with_context(|| format!("cannot load the model in {}", folder.display()))?;
         Ok(Completer::new(engine)?)
     }

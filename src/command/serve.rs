@@ -8,6 +8,7 @@ use tokio::signal::unix::signal;
 
 use crate::app::App;
 use crate::command::Place;
+use crate::command::loading;
 use crate::config::Config;
 use crate::server::users::link_path;
 
@@ -38,7 +39,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 async fn serve(config: Config, place: &Place) -> anyhow::Result<()> {
     let tenant = config.auth.tenant.clone();
     let public_origin = config.auth.public_origin.clone();
-    let app = App::start(config, &place.data_dir).await?;
+    let app = App::start(config, &place.data_dir, loading::bar()).await?;
     let origin = public_origin.unwrap_or_else(|| format!("http://{}", app.address));
     println!("chatdlm serves on {origin}");
     if let Some(token) = app.store().ensure_admin(&tenant).await? {

@@ -234,11 +234,23 @@ impl Engine {
     /// # Blocking
     /// As long as reading and packing the weights takes.
     pub fn start(folder: &Path, config: EngineConfig) -> Result<Engine, EngineError> {
+        Engine::start_watched(folder, config, |_, _| {})
+    }
+
+    /// [`Engine::start`] that tells `progress` of each layer that has been loaded, and of how many.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_watched(
+        folder: &Path,
+        config: EngineConfig,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<Engine, EngineError> {
         let model_config = ModelConfig::read(folder)?;
         let predictor = StepPredictor::read(folder)?;
         let tokenizer = Tokenizer::read(folder)?;
         let weights = Weights::open(folder)?;
-        let model = Model::load(model_config.clone(), &weights, config.quant, |_, _| {})?;
+        let model = Model::load(model_config.clone(), &weights, config.quant, progress)?;
         let weight_bytes = model.bytes();
         // The thread empties the channel at each step; how many wait in both is counted, and one more
         // is refused.

@@ -48,7 +48,7 @@ pub fn config() -> Config {
 
 /// Starts a server on the folder.
 pub async fn start(folder: &Path, config: Config) -> App {
-    App::start(config, folder).await.expect("the server starts")
+    App::start(config, folder, |_, _| {}).await.expect("the server starts")
 }
 
 /// Opens what calls work with on the folder, without a model and without a server.

@@ -15,6 +15,7 @@ use crate::command::bench::peers::Ours;
 use crate::command::bench::peers::Peers;
 use crate::command::bench::peers::Task;
 use crate::command::bench::shapes::Shape;
+use crate::command::loading;
 use crate::config::ModelConfig as ModelPlace;
 use crate::engine::config::Attention;
 use crate::engine::config::ModelConfig;
@@ -133,13 +134,8 @@ pub fn run(args: EngineArgs) -> anyhow::Result<()> {
         rayon::ThreadPoolBuilder::new().num_threads(args.threads).build().context("cannot start threads")?;
     let threads = pool.current_num_threads();
     let limits = pool.install(Limits::measure);
-    let progress = |done: usize, of: usize| {
-        if args.shape.is_some() {
-            eprint!("\rlayer {done} of {of}{}", if done == of { "\n" } else { "" });
-        }
-    };
     let figures = pool.install(|| -> anyhow::Result<Figures> {
-        let model = Model::load(config.clone(), &weights, args.quant, progress)?;
+        let model = Model::load(config.clone(), &weights, args.quant, loading::bar())?;
         let mut runner = Runner::new(model, cache_bytes);
         let runs = (0..args.repeat).map(|_| {
             // The prompt is computed anew each time.
