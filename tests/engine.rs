@@ -29,6 +29,7 @@ use chatdlm::engine::sequence::Generate;
 use chatdlm::engine::sequence::Sequence;
 use chatdlm::engine::tokenizer::Tokenizer;
 use chatdlm::engine::train::objective::Example;
+use chatdlm::engine::train::objective::Objective;
 use chatdlm::engine::train::optimizer::OptimizerConfig;
 use chatdlm::engine::train::optimizer::Schedule;
 use chatdlm::engine::train::trainer;
@@ -64,6 +65,8 @@ fn examples() -> Vec<Example> {
 fn options(out: &Path, steps: u64) -> TrainOptions {
     TrainOptions {
         out: out.to_owned(),
+        from: None,
+        objective: Objective::BlockDiffusion,
         batch_tokens: 256,
         schedule: Schedule { warm_up: 5, decay: 1, steps },
         optimizer: OptimizerConfig { learning_rate: 5e-3, ..OptimizerConfig::default() },
@@ -74,8 +77,12 @@ fn options(out: &Path, steps: u64) -> TrainOptions {
 }
 
 fn train(out: &Path, steps: u64) -> Vec<f64> {
+    train_with(&options(out, steps))
+}
+
+fn train_with(options: &TrainOptions) -> Vec<f64> {
     let mut losses = Vec::new();
-    trainer::train(config(), &examples(), &examples()[..8], &options(out, steps), |progress| {
+    trainer::train(config(), &examples(), &examples()[..8], options, |progress| {
         losses.push(progress.loss);
         true
     })
@@ -113,6 +120,20 @@ fn request(prompt: &[u32], tokens: usize) -> GenerateRequest {
 
 async fn finish(engine: &Engine, request: GenerateRequest) -> Snapshot {
     engine.generate(request).unwrap().finish().await.unwrap()
+}
+
+#[test]
+fn a_run_may_begin_with_the_weights_of_another_objective() {
+    let folders = [(); 4].map(|()| tempfile::tempdir().unwrap());
+    let with = |objective, i: usize| TrainOptions { objective, ..options(folders[i].path(), 60) };
+    for (i, objective) in [Objective::Masked, Objective::Autoregressive].into_iter().enumerate() {
+        let losses = train_with(&with(objective, i));
+        assert!(losses[5] < 0.7 * losses[0], "{objective:?} is learned: {losses:?}");
+    }
+    let afresh = train(folders[2].path(), 10);
+    let from = Some(folders[0].path().to_owned());
+    let converted = train_with(&TrainOptions { from, ..options(folders[3].path(), 10) });
+    assert!(converted[0] < 0.8 * afresh[0], "{converted:?} after masked, {afresh:?} from nothing");
 }
 
 #[test]

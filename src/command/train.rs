@@ -24,6 +24,7 @@ use crate::engine::tokenizer::Tokenizer;
 use crate::engine::train::objective;
 use crate::engine::train::objective::Example;
 use crate::engine::train::objective::Label;
+use crate::engine::train::objective::Objective;
 use crate::engine::train::optimizer::OptimizerConfig;
 use crate::engine::train::optimizer::Schedule;
 use crate::engine::train::trainer;
@@ -46,6 +47,12 @@ pub struct Args {
     /// Folder of the checkpoint, its log and what resuming needs.
     #[arg(long)]
     out: PathBuf,
+    /// Checkpoint to begin a new run with: its weights, shape and tokenizer; without it they are made anew.
+    #[arg(long)]
+    from: Option<PathBuf>,
+    /// What is predicted.
+    #[arg(long, value_enum, default_value_t = Objective::BlockDiffusion)]
+    objective: Objective,
     /// How often the service documents are repeated in a pass over the data.
     #[arg(long, default_value_t = 3)]
     service_repeat: usize,
@@ -139,6 +146,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let config = config(&args, &tokenizer)?;
     let options = TrainOptions {
         out: args.out.clone(),
+        from: args.from.clone(),
+        objective: args.objective,
         batch_tokens: args.batch_tokens,
         schedule: Schedule { warm_up: args.warm_up, decay: args.decay, steps: args.steps },
         optimizer: OptimizerConfig {
@@ -194,6 +203,11 @@ fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
 fn tokenizer(args: &Args, documents: &[Document]) -> anyhow::Result<Tokenizer> {
     if args.out.join("tokenizer.json").exists() {
         return Ok(Tokenizer::read(&args.out)?);
+    }
+    if let Some(folder) = &args.from {
+        let tokenizer = Tokenizer::read(folder)?;
+        tokenizer.write(&args.out)?;
+        return Ok(tokenizer);
     }
     let step = (documents.len() / TOKENIZER_DOCUMENTS).max(1);
     let texts = documents.iter().step_by(step).flat_map(|d| &d.pieces).filter_map(|piece| match piece {
@@ -254,6 +268,9 @@ fn describe(documents: &[Document], examples: &[Example]) {
 }
 
 fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<Llada2Config> {
+    if let Some(folder) = &args.from {
+        return Ok(Llada2Config::read(folder)?);
+    }
     anyhow::ensure!(
         args.hidden.is_multiple_of(args.head),
         "--hidden {} must be a multiple of --head {}",

@@ -31,6 +31,10 @@ use crate::prompt::Turn;
 const TRANSCRIPT_TURNS: usize = 14;
 /// The most characters of a transcript document.
 const TRANSCRIPT_CHARS: usize = 1_800;
+/// How often a conversation that takes several of these is there as a whole too: long context.
+const WHOLE_SHARE: f32 = 0.3;
+/// The most characters of a whole conversation or text, about 2,000 tokens.
+const WHOLE_CHARS: usize = 7_500;
 /// Words of a passage, as the knowledge index cuts them.
 const PASSAGE_WORDS: usize = 100;
 
@@ -88,17 +92,8 @@ fn call_documents(
 ) {
     let turns: Vec<Turn> = redacted_turns(call);
     transcripts(&turns, documents);
-    if let Some(summary) = &call.summary {
-        let mut pieces = Vec::new();
-        prompt::turns(&mut pieces, &turns, TRANSCRIPT_TURNS);
-        pieces.push(Piece::Control(Control::Summary));
-        pieces.push(Piece::Text(format!(" {summary}")));
-        if let Some(disposition) = &call.disposition {
-            pieces.push(Piece::Control(Control::Disposition));
-            pieces.push(Piece::Text(format!(" {}", disposition.replace('_', " "))));
-        }
-        documents.push(ended(Task::Summary, pieces));
-    }
+    whole(&turns, rng, documents);
+    documents.extend(summary_document(call, &turns));
     for (i, turn) in call.turns.iter().enumerate() {
         if let Some(label) = turn.emotion_label() {
             documents.push(emotion_document(&turns[..=i], label));
@@ -161,13 +156,15 @@ fn share(file: &str) -> Option<f32> {
         | "tau_bench_service"
         | "topical_chat_part"
         | "harper_valley_sample"
-        | "abcd_sample" => 1.0,
+        | "abcd_sample"
+        | "star"
+        | "reading_qa" => 1.0,
         "xed_en" => 0.7,
-        "star" | "multidogo_customer" | "evi_phone_asr" => 0.5,
-        "multiwoz21_valtest" | "taskmaster3_part" | "kb_articles" => 0.4,
-        "intents" | "woz2" | "taskmaster4" => 0.25,
-        "sgd" | "self_dialogues" | "reading_qa" => 0.15,
-        "medical_dialogue_summaries" | "textbooks_openstax" | "spoken_earnings_calls" => 0.1,
+        "multidogo_customer" | "multiwoz21_valtest" | "taskmaster3_part" | "kb_articles" => 0.6,
+        "evi_phone_asr" => 0.5,
+        "sgd" | "medical_dialogue_summaries" | "intents" | "woz2" | "taskmaster4" => 0.4,
+        "self_dialogues" | "textbooks_openstax" => 0.3,
+        "spoken_earnings_calls" => 0.15,
         _ => return None,
     };
     Some(share)
@@ -219,7 +216,25 @@ fn row_documents(row: &Value, map: &Value, rng: &mut StdRng, documents: &mut Vec
             text: text.to_owned(),
         };
         documents.extend(passages(&article).iter().take(6).map(|(title, text)| card_document(title, text)));
+        if article.text.len() > TRANSCRIPT_CHARS && rng.random::<f32>() < WHOLE_SHARE {
+            let text: String = article.text.chars().take(WHOLE_CHARS).collect();
+            let pieces =
+                vec![Piece::Control(Control::Card), Piece::Text(format!(" {title}: {}", one_line(&text)))];
+            documents.push(ended(Task::Language, pieces));
+        }
+    } else if let (Some(context), Some(question), Some(answer)) =
+        (row["context"].as_str(), text("question"), text("answer"))
+    {
+        // A question about a text is a customer's about a card.
+        let turn = [Turn { speaker: Speaker::Customer, text: question.to_owned() }];
+        let cards: Vec<(String, String)> =
+            [context].iter().filter(|c| !c.is_empty()).map(|c| (String::new(), (*c).to_owned())).collect();
+        documents.push(reply_document(Task::Reply, &cards, &turn, answer));
     }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn dialogue_documents(
@@ -231,6 +246,8 @@ fn dialogue_documents(
 ) {
     let turns = plain_turns(dialogue);
     transcripts(&turns, documents);
+    whole(&turns, rng, documents);
+    documents.extend(summary_document(dialogue, &turns));
     for (i, turn) in dialogue.turns.iter().enumerate() {
         if let Some(label) = turn.emotion.as_deref().and_then(|e| map[e].as_str())
             && (!is_test || dialogue.source.contains("topical"))
@@ -292,6 +309,20 @@ fn emotion_document(turns: &[Turn], label: Emotion) -> Document {
     ended(Task::Emotion, pieces)
 }
 
+/// The end of a conversation, its summary and how it ended, where it has one.
+fn summary_document(dialogue: &Dialogue, turns: &[Turn]) -> Option<Document> {
+    let summary = dialogue.summary.as_deref().filter(|text| !text.trim().is_empty())?;
+    let mut pieces = Vec::new();
+    prompt::turns(&mut pieces, turns, TRANSCRIPT_TURNS);
+    pieces.push(Piece::Control(Control::Summary));
+    pieces.push(Piece::Text(format!(" {summary}")));
+    if let Some(disposition) = &dialogue.disposition {
+        pieces.push(Piece::Control(Control::Disposition));
+        pieces.push(Piece::Text(format!(" {}", disposition.replace('_', " "))));
+    }
+    Some(ended(Task::Summary, pieces))
+}
+
 fn reply_document(task: Task, cards: &[(String, String)], turns: &[Turn], answer: &str) -> Document {
     let cards: Vec<(&str, &str)> =
         cards.iter().map(|(title, text)| (title.as_str(), text.as_str())).collect();
@@ -314,6 +345,22 @@ fn transcripts(turns: &[Turn], documents: &mut Vec<Document>) {
         prompt::turns(&mut pieces, &rest[..count], count);
         documents.push(ended(Task::Language, pieces));
         rest = &rest[count..];
+    }
+}
+
+/// Adds a conversation that is longer than one transcript document as a whole, now and then.
+fn whole(turns: &[Turn], rng: &mut StdRng, documents: &mut Vec<Document>) {
+    let chars: usize = turns.iter().map(|turn| turn.text.len()).sum();
+    if (turns.len() > TRANSCRIPT_TURNS || chars > TRANSCRIPT_CHARS) && rng.random::<f32>() < WHOLE_SHARE {
+        let mut sum = 0;
+        let is_within = |turn: &&Turn| {
+            sum += turn.text.len();
+            sum <= WHOLE_CHARS
+        };
+        let count = turns.iter().take_while(is_within).count();
+        let mut pieces = Vec::new();
+        prompt::turns(&mut pieces, &turns[..count], count);
+        documents.push(ended(Task::Language, pieces));
     }
 }
 

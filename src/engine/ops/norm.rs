@@ -21,17 +21,28 @@ multiversion! {
         let width = weight.len();
         for ((dx, dy), x) in dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width)) {
             let inverse = inverse_root(x, eps);
-            let mut along = 0.0;
-            for ((dy, x), w) in dy.iter().zip(x).zip(weight) {
-                along += dy * w * x;
-            }
-            let along = along * inverse * inverse / width as f32;
+            let along = weighted_product(dy, x, weight) * inverse * inverse / width as f32;
             for ((((dx, dy), x), w), dw) in dx.iter_mut().zip(dy).zip(x).zip(weight).zip(dweight.iter_mut()) {
                 *dx += inverse * (dy * w - along * x);
                 *dw += dy * x * inverse;
             }
         }
     }
+}
+
+/// Returns Σ dy·x·w, summed in eight lanes likewise.
+#[inline(always)]
+fn weighted_product(dy: &[f32], x: &[f32], weight: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; 8];
+    let (dys, xs, ws) = (dy.chunks_exact(8), x.chunks_exact(8), weight.chunks_exact(8));
+    let rest = dys.remainder().iter().zip(xs.remainder()).zip(ws.remainder());
+    let rest: f32 = rest.map(|((dy, x), w)| dy * x * w).sum();
+    for ((dy, x), w) in dys.zip(xs).zip(ws) {
+        for (((lane, dy), x), w) in lanes.iter_mut().zip(dy).zip(x).zip(w) {
+            *lane += dy * x * w;
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
 }
 
 /// Returns `1 / sqrt(mean(x²) + eps)`, summed in eight lanes so that the compiler may vectorise.

@@ -81,12 +81,12 @@ pub fn forward(shape: Shape, w: &Weights<&[f32]>, bias: &[f32], x: &[f32], y: &m
     saved.chosen.resize(n * k, 0);
     saved.weights.resize(n * k, 0.0);
     Precision::F32.parallel_linear(&mut saved.scores, x, w.gate, hidden, shape.experts);
-    for row in 0..n {
-        let scores = &mut saved.scores[row * shape.experts..(row + 1) * shape.experts];
+    let of_rows = saved.chosen.par_chunks_exact_mut(k).zip(saved.weights.par_chunks_exact_mut(k));
+    let of_rows = saved.scores.par_chunks_exact_mut(shape.experts).zip(of_rows);
+    of_rows.with_min_len(256).for_each(|(scores, (chosen, weights))| {
         scores.iter_mut().for_each(|s| *s = sigmoid(*s));
-        let range = row * k..(row + 1) * k;
-        route(shape.routing, scores, bias, &mut saved.chosen[range.clone()], &mut saved.weights[range]);
-    }
+        route(shape.routing, scores, bias, chosen, weights);
+    });
     group(shape.experts, saved);
 
     saved.gate_up.resize(n * k * 2 * shape.width, 0.0);

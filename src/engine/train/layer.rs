@@ -16,6 +16,7 @@ use crate::engine::train::attention::Half;
 use crate::engine::train::attention::HalfGradient;
 use crate::engine::train::attention::Heads;
 use crate::engine::train::batch::Batch;
+use crate::engine::train::batch::Sight;
 use crate::engine::train::experts;
 use crate::engine::train::layout::LayerLayout;
 
@@ -129,7 +130,10 @@ fn parts(config: &Llada2Config, row: usize, rows: usize) -> (Range<usize>, Range
 /// Returns the position of every row of a batch.
 fn positions(batch: &Batch) -> Vec<usize> {
     let once = batch.documents.iter().flat_map(|d| 0..d.len());
-    once.clone().chain(once).collect()
+    match batch.sight {
+        Sight::Paired => once.clone().chain(once).collect(),
+        Sight::Single(_) => once.collect(),
+    }
 }
 
 /// Fills `q`, `k` and `v` from `qkv`: norm of each head, then rotation.
@@ -181,64 +185,147 @@ pub(super) fn turn_heads_back(
     dqkv: &mut [f32],
 ) {
     let positions = positions(batch);
-    let mut raw = Vec::new();
-    for (row, position) in positions.iter().enumerate() {
-        let (query, key, _) = parts(config, row, rows);
-        for (range, norm) in [(query, &layer.query_norm), (key, &layer.key_norm)] {
-            if range.is_empty() {
-                continue;
-            }
-            let d = &mut dqkv[range.clone()];
-            for head in d.chunks_exact_mut(config.head_dim) {
-                rope.turn(head, *position, Turn::Back);
-            }
-            raw.clear();
-            raw.resize(d.len(), 0.0);
-            let weight = &parameters[norm.clone()];
-            let dweight = &mut gradients[norm.clone()];
-            rms_norm_backward(&mut raw, dweight, d, &at.qkv[range], weight, config.rms_norm_eps);
-            d.copy_from_slice(&raw);
+    let queries = config.num_attention_heads * config.head_dim;
+    let keys = config.num_key_value_heads * config.head_dim;
+    let (query_norm, key_norm) = (&parameters[layer.query_norm.clone()], &parameters[layer.key_norm.clone()]);
+    let back = |d: &mut [f32], raw: &[f32], position: usize, norm: &[f32], dnorm: &mut [f32]| {
+        for head in d.chunks_exact_mut(config.head_dim) {
+            rope.turn(head, position, Turn::Back);
+        }
+        let turned = d.to_vec();
+        d.fill(0.0);
+        rms_norm_backward(d, dnorm, &turned, raw, norm, config.rms_norm_eps);
+    };
+    // Rows with queries, then rows without; each a part for every thread.
+    let (with, without) = dqkv.split_at_mut(rows * config.qkv_width());
+    let (raw_with, raw_without) = at.qkv.split_at(with.len());
+    let (positions_with, positions_without) = positions.split_at(rows);
+    let parts = [
+        (with, raw_with, positions_with, config.qkv_width(), queries),
+        (without, raw_without, positions_without, 2 * keys, 0),
+    ];
+    for (d, raw, positions, width, queries) in parts {
+        let count = positions.len().div_ceil(rayon::current_num_threads()).max(1);
+        let pieces = d.par_chunks_mut(count * width).zip(raw.par_chunks(count * width));
+        let norms: Vec<[Vec<f32>; 2]> = pieces
+            .zip(positions.par_chunks(count))
+            .map(|((d, raw), positions)| {
+                let [mut dquery, mut dkey] = [vec![0.0; config.head_dim], vec![0.0; config.head_dim]];
+                let of_rows = d.chunks_exact_mut(width).zip(raw.chunks_exact(width)).zip(positions);
+                for ((d, raw), position) in of_rows {
+                    let (dq, rest) = d.split_at_mut(queries);
+                    back(dq, &raw[..queries], *position, query_norm, &mut dquery);
+                    let key = &raw[queries..queries + keys];
+                    back(&mut rest[..keys], key, *position, key_norm, &mut dkey);
+                }
+                [dquery, dkey]
+            })
+            .collect();
+        for [dquery, dkey] in norms {
+            add(&mut gradients[layer.query_norm.clone()], &dquery);
+            add(&mut gradients[layer.key_norm.clone()], &dkey);
         }
     }
 }
 
-/// Cuts arrays of rows into one part for each document, noised and clean; `empty` where a half is not there.
+/// [`rms_norm_backward`], rows split over the threads.
+pub(super) fn norm_backward(
+    dx: &mut [f32],
+    dweight: &mut [f32],
+    dy: &[f32],
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+) {
+    let width = weight.len();
+    let count = (dy.len() / width).div_ceil(rayon::current_num_threads()).max(1) * width;
+    let pieces = dx.par_chunks_mut(count).zip(dy.par_chunks(count)).zip(x.par_chunks(count));
+    let parts: Vec<Vec<f32>> = pieces
+        .map(|((dx, dy), x)| {
+            let mut dweight = vec![0.0; width];
+            rms_norm_backward(dx, &mut dweight, dy, x, weight, eps);
+            dweight
+        })
+        .collect();
+    parts.iter().for_each(|part| add(dweight, part));
+}
+
+/// Adds the first `y.len()` numbers of `x` to `y`.
+pub(super) fn add(y: &mut [f32], x: &[f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+}
+
+/// Writes the attention output of every document; clean rows have none in the last layer.
 pub(super) fn attend(heads: Heads, batch: &Batch, at: &mut Activations, rows: usize) {
-    let tokens = batch.clean.len();
+    let tokens = batch.noised.len();
     let width = heads.queries * heads.width;
     let Activations { q, k, v, attended, .. } = at;
-    let (mut noised_out, mut clean_out) = attended.split_at_mut(tokens * width);
-    let has_clean = rows > tokens;
+    let (mut first_out, mut second_out) = attended.split_at_mut(tokens * width);
     let mut work = Vec::new();
     for document in &batch.documents {
-        let (noised, rest) = noised_out.split_at_mut(document.len() * width);
-        noised_out = rest;
-        let (clean, rest) = clean_out.split_at_mut(if has_clean { document.len() * width } else { 0 });
-        clean_out = rest;
-        work.push((document.clone(), noised, clean));
+        let (first, rest) = first_out.split_at_mut(document.len() * width);
+        first_out = rest;
+        let (second, rest) = second_out.split_at_mut(if rows > tokens { document.len() * width } else { 0 });
+        second_out = rest;
+        work.push((document.clone(), first, second));
     }
-    work.into_par_iter().for_each(|(document, noised_out, clean_out)| {
-        let (noised, clean) = halves(heads, tokens, has_clean, &document, q, k, v);
-        attention::forward(heads, noised, clean, noised_out, clean_out);
+    work.into_par_iter().for_each(|(document, first_out, second_out)| {
+        let streams = streams(batch, rows, &document);
+        let (noised, clean) = halves(heads, &streams, q, k, v);
+        match batch.sight {
+            Sight::Paired => attention::forward(heads, noised, clean, first_out, second_out),
+            Sight::Single(_) => attention::forward(heads, noised, clean, second_out, first_out),
+        }
     });
+}
+
+/// The rows of one document: those that see the clean stream beside their own block, and the clean
+/// stream itself. Where there is one stream it is the clean one.
+struct Streams {
+    noised: Range<usize>,
+    clean: Range<usize>,
+    /// Whether somebody needs the clean stream's output.
+    has_clean_queries: bool,
+}
+
+fn streams(batch: &Batch, rows: usize, document: &Range<usize>) -> Streams {
+    let tokens = batch.noised.len();
+    match batch.sight {
+        Sight::Paired => Streams {
+            noised: document.clone(),
+            clean: tokens + document.start..tokens + document.end,
+            has_clean_queries: rows > tokens,
+        },
+        Sight::Single(_) => Streams { noised: 0..0, clean: document.clone(), has_clean_queries: true },
+    }
+}
+
+impl Streams {
+    fn clean_queries(&self) -> Range<usize> {
+        if self.has_clean_queries { self.clean.clone() } else { 0..0 }
+    }
+}
+
+/// Returns rows of width `width`.
+fn of_rows(rows: &Range<usize>, width: usize) -> Range<usize> {
+    rows.start * width..rows.end * width
 }
 
 /// Returns the noised and the clean half of one document.
 fn halves<'a>(
     heads: Heads,
-    tokens: usize,
-    has_clean: bool,
-    document: &Range<usize>,
+    streams: &Streams,
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
 ) -> (Half<'a>, Half<'a>) {
     let (qw, kw) = (heads.queries * heads.width, heads.keys * heads.width);
-    let (a, b) = (document.start, document.end);
-    let (c, d) = (tokens + a, tokens + b);
-    let noised = Half { q: &q[a * qw..b * qw], k: &k[a * kw..b * kw], v: &v[a * kw..b * kw] };
-    let clean_q = if has_clean { &q[c * qw..d * qw] } else { &[] };
-    (noised, Half { q: clean_q, k: &k[c * kw..d * kw], v: &v[c * kw..d * kw] })
+    let half = |queries: &Range<usize>, keys: &Range<usize>| Half {
+        q: &q[of_rows(queries, qw)],
+        k: &k[of_rows(keys, kw)],
+        v: &v[of_rows(keys, kw)],
+    };
+    (half(&streams.noised, &streams.noised), half(&streams.clean_queries(), &streams.clean))
 }
 
 /// Returns the gradient of `qkv`, still of turned heads.
@@ -250,57 +337,55 @@ pub(super) fn attend_backward(
     rows: usize,
     dattended: &[f32],
 ) -> Vec<f32> {
-    let tokens = batch.clean.len();
-    let has_clean = rows > tokens;
     let (qw, kw) = (heads.queries * heads.width, heads.keys * heads.width);
+    let zeros = |queries: &Range<usize>, keys: &Range<usize>| {
+        [vec![0.0; queries.len() * qw], vec![0.0; keys.len() * kw], vec![0.0; keys.len() * kw]]
+    };
     let parts_of: Vec<_> = batch
         .documents
         .par_iter()
         .map(|document| {
-            let n = document.len();
-            let clean_rows = if has_clean { n } else { 0 };
-            let (noised, clean) = halves(heads, tokens, has_clean, document, &at.q, &at.k, &at.v);
-            let mut d = [vec![0.0; n * qw], vec![0.0; n * kw], vec![0.0; n * kw]];
-            let mut dc = [vec![0.0; clean_rows * qw], vec![0.0; n * kw], vec![0.0; n * kw]];
-            let start = tokens + document.start;
-            let a = document.start * qw..document.end * qw;
-            let b = if has_clean { start * qw..(start + n) * qw } else { 0..0 };
+            let streams = streams(batch, rows, document);
+            let (noised, clean) = halves(heads, &streams, &at.q, &at.k, &at.v);
+            let queries = streams.clean_queries();
+            let mut d = zeros(&streams.noised, &streams.noised);
+            let mut dc = zeros(&queries, &streams.clean);
+            let (a, b) = (of_rows(&streams.noised, qw), of_rows(&queries, qw));
             let [dq, dk, dv] = &mut d;
             let [cdq, cdk, cdv] = &mut dc;
             attention::backward(
                 heads,
-                noised,
-                clean,
+                [noised, clean],
                 [&at.attended[a.clone()], &at.attended[b.clone()]],
                 [&dattended[a], &dattended[b]],
-                HalfGradient { dq, dk, dv },
-                HalfGradient { dq: cdq, dk: cdk, dv: cdv },
+                [HalfGradient { dq, dk, dv }, HalfGradient { dq: cdq, dk: cdk, dv: cdv }],
             );
-            (d, dc)
+            [(streams.noised, d), (streams.clean, dc)]
         })
         .collect();
     let mut dqkv = vec![0.0; at.qkv.len()];
-    for (document, (d, dc)) in batch.documents.iter().zip(&parts_of) {
-        for (half, [dq, dk, dv]) in [d, dc].into_iter().enumerate() {
-            for i in 0..document.len() {
-                let (query, key, value) = parts(config, half * tokens + document.start + i, rows);
-                if !query.is_empty() {
-                    dqkv[query].copy_from_slice(&dq[i * qw..(i + 1) * qw]);
-                }
-                dqkv[key].copy_from_slice(&dk[i * kw..(i + 1) * kw]);
-                dqkv[value].copy_from_slice(&dv[i * kw..(i + 1) * kw]);
+    for (range, [dq, dk, dv]) in parts_of.iter().flatten() {
+        for (i, row) in range.clone().enumerate() {
+            let (query, key, value) = parts(config, row, rows);
+            if !query.is_empty() {
+                dqkv[query].copy_from_slice(&dq[i * qw..(i + 1) * qw]);
             }
+            dqkv[key].copy_from_slice(&dk[i * kw..(i + 1) * kw]);
+            dqkv[value].copy_from_slice(&dv[i * kw..(i + 1) * kw]);
         }
     }
     dqkv
 }
 
-pub(super) fn heads(config: &Llada2Config, precision: Precision) -> Heads {
+pub(super) fn heads(config: &Llada2Config, precision: Precision, sight: Sight) -> Heads {
     Heads {
         queries: config.num_attention_heads,
         keys: config.num_key_value_heads,
         width: config.head_dim,
-        block: config.block_length(),
+        block: match sight {
+            Sight::Paired => config.block_length(),
+            Sight::Single(block) => block,
+        },
         precision,
     }
 }

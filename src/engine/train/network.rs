@@ -1,4 +1,5 @@
-//! The training form of LLaDA2: one pass over `[noised ‖ clean]`, forward and backward by hand.
+//! The training form of LLaDA2: one pass over `[noised ‖ clean]`, or over one stream, forward and
+//! backward by hand.
 //!
 //! Activations live in plain vectors that are reused from step to step. The clean half exists to
 //! give keys and values to the noised one, so in the last layer it has no queries and no experts.
@@ -12,16 +13,17 @@ use crate::engine::model::llada2::Llada2Config;
 use crate::engine::ops::matmul::Precision;
 use crate::engine::ops::matmul::Write;
 use crate::engine::ops::norm::rms_norm;
-use crate::engine::ops::norm::rms_norm_backward;
 use crate::engine::ops::rope::Rope;
 use crate::engine::train::batch::Batch;
 use crate::engine::train::experts;
 use crate::engine::train::experts::Shape;
 use crate::engine::train::experts::Weights;
 use crate::engine::train::layer::Activations;
+use crate::engine::train::layer::add;
 use crate::engine::train::layer::attend;
 use crate::engine::train::layer::attend_backward;
 use crate::engine::train::layer::heads;
+use crate::engine::train::layer::norm_backward;
 use crate::engine::train::layer::project;
 use crate::engine::train::layer::project_backward;
 use crate::engine::train::layer::resize;
@@ -119,20 +121,20 @@ impl Network {
     }
 
     fn forward(&mut self, batch: &Batch) {
-        let tokens = batch.clean.len();
+        let (tokens, all) = (batch.noised.len(), batch.rows());
         let hidden = self.config.hidden_size;
         let eps = self.config.rms_norm_eps;
         let shape = shape(&self.config, self.precision);
-        let heads = heads(&self.config, self.precision);
+        let heads = heads(&self.config, self.precision, batch.sight);
         self.rope.reserve(batch.documents.iter().map(ExactSizeIterator::len).max().unwrap_or(0));
         let embeddings = &self.parameters[self.layout.embeddings.clone()];
-        let mut x = vec![0.0; 2 * tokens * hidden];
+        let mut x = vec![0.0; all * hidden];
         for (row, id) in x.chunks_exact_mut(hidden).zip(batch.noised.iter().chain(&batch.clean)) {
             row.copy_from_slice(&embeddings[*id as usize * hidden..(*id as usize + 1) * hidden]);
         }
         let count = self.layers.len();
         for (i, (layer, at)) in self.layout.layers.iter().zip(&mut self.layers).enumerate() {
-            let rows = if i + 1 == count { tokens } else { 2 * tokens };
+            let rows = if i + 1 == count { tokens } else { all };
             let w = |range: &Range<usize>| &self.parameters[range.clone()];
             resize(&mut at.normed, x.len());
             at.x = x;
@@ -166,15 +168,15 @@ impl Network {
     }
 
     fn backward(&mut self, batch: &Batch, dnormed: &[f32]) {
-        let tokens = batch.clean.len();
+        let (tokens, all) = (batch.noised.len(), batch.rows());
         let hidden = self.config.hidden_size;
         let eps = self.config.rms_norm_eps;
         let shape = shape(&self.config, self.precision);
-        let heads = heads(&self.config, self.precision);
+        let heads = heads(&self.config, self.precision, batch.sight);
         let parameters = &self.parameters;
         let mut dx = vec![0.0; tokens * hidden];
         let norm = self.layout.norm.clone();
-        rms_norm_backward(
+        norm_backward(
             &mut dx,
             &mut self.gradients[norm.clone()],
             dnormed,
@@ -184,7 +186,7 @@ impl Network {
         );
         let count = self.layers.len();
         for (i, (layer, at)) in self.layout.layers.iter().zip(&mut self.layers).enumerate().rev() {
-            let rows = if i + 1 == count { tokens } else { 2 * tokens };
+            let rows = if i + 1 == count { tokens } else { all };
             let gradients = &mut self.gradients;
             // Through the experts.
             let mut dpost = vec![0.0; rows * hidden];
@@ -192,7 +194,7 @@ impl Network {
             let mut dweights = sparse_mut(gradients, layer);
             experts::backward(shape, &weights, &at.post, &dx, &mut at.saved, &mut dweights, &mut dpost);
             let range = layer.post_norm.clone();
-            rms_norm_backward(
+            norm_backward(
                 &mut dx,
                 &mut gradients[range.clone()],
                 &dpost,
@@ -231,8 +233,8 @@ impl Network {
                 rows,
                 &mut dqkv,
             );
-            dx.resize(2 * tokens * hidden, 0.0);
-            let mut dn = vec![0.0; 2 * tokens * hidden];
+            dx.resize(all * hidden, 0.0);
+            let mut dn = vec![0.0; all * hidden];
             project_backward(
                 &self.config,
                 self.precision,
@@ -245,7 +247,7 @@ impl Network {
                 &mut dn,
             );
             let range = layer.input_norm.clone();
-            rms_norm_backward(&mut dx, &mut gradients[range.clone()], &dn, &at.x, &parameters[range], eps);
+            norm_backward(&mut dx, &mut gradients[range.clone()], &dn, &at.x, &parameters[range], eps);
         }
         let embeddings = &mut self.gradients[self.layout.embeddings.clone()];
         for (row, id) in dx.chunks_exact(hidden).zip(batch.noised.iter().chain(&batch.clean)) {
@@ -290,11 +292,6 @@ fn parallel_norm(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     y.par_chunks_mut(rows * weight.len())
         .zip(x.par_chunks(rows * weight.len()))
         .for_each(|(y, x)| rms_norm(y, x, weight, eps));
-}
-
-/// Adds the first `y.len()` numbers of `x` to `y`.
-fn add(y: &mut [f32], x: &[f32]) {
-    y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
 }
 
 #[cfg(test)]

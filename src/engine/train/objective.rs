@@ -1,6 +1,6 @@
-//! The block-diffusion objective: which tokens of a batch are masked and what they weigh.
+//! What is learned: which tokens of a batch are masked or come next, and what they weigh.
 //!
-//! Each block gets a noise level t, stratified over the batch so that levels are spread evenly, and
+//! **Block diffusion**: each block gets a noise level t, stratified over the batch so that levels are spread evenly, and
 //! each of its tokens is masked with probability t (MDLM, arXiv 2406.07524; BD3-LM, arXiv
 //! 2503.09573). Label positions are masked almost always; half of the labelled examples have no
 //! other noise, which is how labels are asked for at run time. A labelled example never comes by
@@ -15,6 +15,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use crate::engine::train::batch::Batch;
+use crate::engine::train::batch::Sight;
 use crate::engine::train::loss::Target;
 
 /// The smallest noise level of a block.
@@ -29,8 +30,22 @@ const LABEL_WEIGHT: f32 = 20.0;
 const MOST_HIDDEN: f32 = 0.3;
 /// The largest share that is cut off the beginning of a labelled example.
 const MOST_CUT: f32 = 0.6;
+/// How often the masked tokens of a block are one stretch.
+const STRETCH_SHARE: f32 = 0.4;
 /// What a padding token weighs: it says that a block ends early, and is easy.
 const PAD_WEIGHT: f32 = 0.1;
+
+/// What a model learns to predict.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Objective {
+    /// Masked tokens of a block, after clean blocks: what serving asks.
+    #[default]
+    BlockDiffusion,
+    /// Masked tokens of a block, after noised blocks: half the rows.
+    Masked,
+    /// The next token.
+    Autoregressive,
+}
 
 /// One training document.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -80,6 +95,33 @@ pub struct Noising {
     pub block: usize,
 }
 
+/// Lays examples one behind the other as an objective wants them.
+pub fn prepare(objective: Objective, examples: &[&Example], noising: Noising, rng: &mut impl Rng) -> Batch {
+    match objective {
+        Objective::BlockDiffusion => noise(examples, noising, rng),
+        Objective::Masked => {
+            let paired = noise(examples, noising, rng);
+            Batch { clean: Vec::new(), sight: Sight::Single(noising.block), ..paired }
+        }
+        Objective::Autoregressive => follow(examples, noising),
+    }
+}
+
+/// Lays out documents whose every token but the first must be predicted from those before it.
+pub fn follow(examples: &[&Example], noising: Noising) -> Batch {
+    let mut batch = Batch { sight: Sight::Single(1), ..Batch::default() };
+    for example in examples {
+        let start = lay(example, noising, &mut batch);
+        for (position, token) in example.tokens.iter().enumerate().skip(1) {
+            let label = example.labels.iter().find(|label| label.position == position);
+            let weight = label.map_or(1.0, |label| LABEL_WEIGHT * label.weight);
+            batch.targets.push(Target { row: start + position - 1, token: *token, weight });
+        }
+    }
+    batch.noised = std::mem::take(&mut batch.clean);
+    batch
+}
+
 /// Lays examples one behind the other in whole blocks, masks them and lists what must be predicted.
 pub fn noise(examples: &[&Example], noising: Noising, rng: &mut impl Rng) -> Batch {
     let mut batch = Batch::default();
@@ -92,10 +134,12 @@ pub fn noise(examples: &[&Example], noising: Noising, rng: &mut impl Rng) -> Bat
         for block in (start..batch.clean.len()).step_by(noising.block) {
             let drawn = levels.pop().expect("one noise level for each block");
             let level = if only_labels { 0.0 } else { drawn };
+            let shape = Shape::draw(level, noising.block, rng);
             for row in block..block + noising.block {
                 let token = batch.clean[row];
                 let label = example.labels.iter().find(|label| label.position == row - start);
-                let chance = if label.is_some() { LABEL_NOISE.max(level) } else { level };
+                let chance = shape.chance(row - block);
+                let chance = if label.is_some() { LABEL_NOISE.max(chance) } else { chance };
                 if rng.random::<f32>() >= chance {
                     batch.noised.push(token);
                     continue;
@@ -114,6 +158,35 @@ pub fn noise(examples: &[&Example], noising: Noising, rng: &mut impl Rng) -> Bat
         }
     }
     batch
+}
+
+/// Which of a block's tokens are masked.
+enum Shape {
+    /// Each with this chance.
+    Scattered(f32),
+    /// A stretch of them: half-written text, or a span to be rewritten.
+    Stretch(Range<usize>),
+}
+
+impl Shape {
+    /// Draws a shape that masks about a share of `level`. What is half-way through being denoised is
+    /// mostly settled at its beginning, and edits open stretches; neither is scattered.
+    fn draw(level: f32, block: usize, rng: &mut impl Rng) -> Shape {
+        let length = (level * block as f32).round() as usize;
+        if rng.random::<f32>() >= STRETCH_SHARE || length == 0 || length >= block {
+            return Shape::Scattered(level);
+        }
+        let is_end = rng.random::<f32>() < 0.5;
+        let start = if is_end { block - length } else { rng.random_range(0..=block - length) };
+        Shape::Stretch(start..start + length)
+    }
+
+    fn chance(&self, place: usize) -> f32 {
+        match self {
+            Shape::Scattered(level) => *level,
+            Shape::Stretch(range) => f32::from(u8::from(range.contains(&place))),
+        }
+    }
 }
 
 /// Returns a labelled example with some of its tokens hidden and its beginning cut off; others as they are.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -22,6 +23,7 @@ use crate::engine::train::network::Network;
 use crate::engine::train::objective;
 use crate::engine::train::objective::Example;
 use crate::engine::train::objective::Noising;
+use crate::engine::train::objective::Objective;
 use crate::engine::train::optimizer::Optimizer;
 use crate::engine::train::optimizer::OptimizerConfig;
 use crate::engine::train::optimizer::Rule;
@@ -38,6 +40,10 @@ const BALANCE_RATE: f32 = 5e-3;
 pub struct TrainOptions {
     /// Where the checkpoint goes.
     pub out: PathBuf,
+    /// The checkpoint that a new run begins with; random weights when missing.
+    pub from: Option<PathBuf>,
+    /// What is predicted.
+    pub objective: Objective,
     /// Tokens of one optimizer step.
     pub batch_tokens: usize,
     /// Warm-up, plateau and decay.
@@ -120,10 +126,15 @@ pub fn train(
     let io = |source| TrainError::Io { path: options.out.display().to_string(), source };
     std::fs::create_dir_all(&options.out).map_err(io)?;
     let layout = Layout::new(&config).map_err(TrainError::Config)?;
-    let parameters = initial(&config, &layout, options.seed);
-    let bias = vec![vec![0.0; config.num_experts]; config.num_hidden_layers];
     let tensors = layout.tensors.iter().map(|tensor| (tensor.range.clone(), rule(tensor))).collect();
-    let mut network = Network::new(config, parameters, bias).map_err(TrainError::Config)?;
+    let mut network = match &options.from {
+        Some(folder) => begun(folder, config)?,
+        None => {
+            let parameters = initial(&config, &layout, options.seed);
+            let bias = vec![vec![0.0; config.num_experts]; config.num_hidden_layers];
+            Network::new(config, parameters, bias).map_err(TrainError::Config)?
+        }
+    };
     network.precision = options.optimizer.precision;
     let mut optimizer = Optimizer::new(options.optimizer, tensors);
     let mut state = match checkpoint::read_state(&options.out, &mut network, &mut optimizer).map_err(io)? {
@@ -158,8 +169,8 @@ pub fn train(
             let range = objective::take(&order, examples, state.cursor, PASS_TOKENS, noising.block);
             let some: Vec<&Example> = order[range.clone()].iter().map(|i| &examples[*i as usize]).collect();
             state.cursor = range.end;
-            let batch = objective::noise(&some, noising, &mut rng);
-            taken += batch.clean.len();
+            let batch = objective::prepare(options.objective, &some, noising, &mut rng);
+            taken += batch.noised.len();
             batches.push(batch);
         }
         let weight: f64 = batches.iter().flat_map(|b| &b.targets).map(|t| f64::from(t.weight)).sum();
@@ -185,7 +196,7 @@ pub fn train(
                 tokens: state.tokens,
                 tokens_per_s: (state.tokens - tokens_before) as f64 / started.elapsed().as_secs_f64(),
                 loss: window.weighted / window.weight.max(1.0),
-                dev_loss: saves.then(|| dev_loss(&mut network, dev, noising)),
+                dev_loss: saves.then(|| dev_loss(&mut network, options.objective, dev, noising)),
                 busiest_expert: busiest,
                 idlest_expert: idlest,
             };
@@ -206,8 +217,16 @@ pub fn train(
     Ok(network)
 }
 
-/// Returns the mean loss of text tokens (no padding) at fixed noise, nats.
-pub fn dev_loss(network: &mut Network, dev: &[Example], noising: Noising) -> f64 {
+/// Returns the weights of a checkpoint as the beginning of a run with `config`, which is the
+/// checkpoint's own but for the block length and what drafts with it.
+fn begun(folder: &Path, config: Llada2Config) -> Result<Network, TrainError> {
+    let error = |source| TrainError::Io { path: folder.display().to_string(), source };
+    let network = checkpoint::read_network(folder).map_err(error)?;
+    Network::new(config, network.parameters, network.expert_bias).map_err(TrainError::Config)
+}
+
+/// Returns the mean loss of text tokens (no padding), nats: at fixed noise, or of the next token.
+pub fn dev_loss(network: &mut Network, objective: Objective, dev: &[Example], noising: Noising) -> f64 {
     let mut rng = StdRng::seed_from_u64(1);
     let order: Vec<u32> = (0..dev.len() as u32).collect();
     let mut sum = Loss::default();
@@ -216,7 +235,12 @@ pub fn dev_loss(network: &mut Network, dev: &[Example], noising: Noising) -> f64
         let range = objective::take(&order, dev, cursor, PASS_TOKENS, noising.block);
         let some: Vec<&Example> = dev[range.clone()].iter().collect();
         cursor = range.end;
-        let batch = objective::noise_evenly(&some, noising, &mut rng);
+        let batch = match objective {
+            Objective::Autoregressive => objective::follow(&some, noising),
+            Objective::BlockDiffusion | Objective::Masked => {
+                objective::noise_evenly(&some, noising, &mut rng)
+            }
+        };
         sum = sum.plus(network.evaluate(&batch));
     }
     network.take_load();

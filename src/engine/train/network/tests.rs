@@ -1,5 +1,6 @@
 //! Checks the training network: gradients against finite differences, and that later blocks change nothing.
 
+use clap::ValueEnum;
 use rand::RngExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -9,6 +10,7 @@ use crate::engine::train::objective;
 use crate::engine::train::objective::Example;
 use crate::engine::train::objective::Label;
 use crate::engine::train::objective::Noising;
+use crate::engine::train::objective::Objective;
 
 fn tiny() -> Llada2Config {
     serde_json::from_value(serde_json::json!({
@@ -32,17 +34,28 @@ fn network(seed: u64) -> Network {
 }
 
 fn batch() -> Batch {
+    batch_of(Objective::BlockDiffusion)
+}
+
+fn batch_of(objective: Objective) -> Batch {
     let examples = [
         Example { tokens: (3..14).collect(), labels: vec![] },
         Example { tokens: (9..15).collect(), labels: vec![Label { position: 4, weight: 1.0 }] },
     ];
     let noising = Noising { mask: 0, pad: 2, block: 4 };
-    objective::noise(&examples.iter().collect::<Vec<_>>(), noising, &mut StdRng::seed_from_u64(5))
+    let examples: Vec<&Example> = examples.iter().collect();
+    objective::prepare(objective, &examples, noising, &mut StdRng::seed_from_u64(5))
 }
 
 #[test]
 fn every_gradient_agrees_with_finite_differences() {
-    let (mut network, batch) = (network(3), batch());
+    for objective in Objective::value_variants() {
+        check_gradients(batch_of(*objective));
+    }
+}
+
+fn check_gradients(batch: Batch) {
+    let mut network = network(3);
     network.accumulate(&batch, 1.0);
     let gradients = network.gradients.clone();
     let mut rng = StdRng::seed_from_u64(11);
@@ -77,6 +90,18 @@ fn later_blocks_do_not_change_earlier_ones() {
     batch.clean[6] = 20;
     batch.noised[6] = 20;
     assert_eq!(network.evaluate(&batch), before);
+}
+
+#[test]
+fn a_causal_row_sees_nothing_that_follows() {
+    let mut network = network(4);
+    let mut batch = batch_of(Objective::Autoregressive);
+    batch.targets.retain(|t| t.row < 6);
+    let before = network.evaluate(&batch);
+    batch.noised[6] = 20;
+    assert_eq!(network.evaluate(&batch), before);
+    batch.noised[5] = 20;
+    assert_ne!(network.evaluate(&batch), before);
 }
 
 #[test]
