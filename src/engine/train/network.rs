@@ -238,9 +238,10 @@ impl Network {
             let (part, layer) = (place.range(), &place.relative());
             let parameters = &self.parameters[part.clone()];
             let gradients = sink.begin(&part);
-            let at = if self.recomputes { &mut self.shared } else { &mut self.layers[i] };
+            let mut at = &mut self.layers[i];
             if self.recomputes {
-                at.x = std::mem::take(&mut self.layers[i].x);
+                self.shared.x = std::mem::take(&mut at.x);
+                at = &mut self.shared;
                 // The last layer is still there.
                 if i + 1 < count {
                     layer_forward(&pass, layer, parameters, &self.expert_bias[i], at, rows);
