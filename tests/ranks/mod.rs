@@ -29,17 +29,18 @@ fn company(folder: &Path) {
         let path = entry.unwrap().path();
         fs::copy(&path, to.join("articles").join(path.file_name().unwrap())).unwrap();
     }
-    for split in ["train", "dev"] {
-        fs::copy(from.join("calls.jsonl"), to.join(format!("calls.{split}.jsonl"))).unwrap();
-    }
+    let calls = fs::read_to_string(from.join("calls.jsonl")).unwrap();
+    let first = calls.lines().next().unwrap();
+    fs::write(to.join("calls.train.jsonl"), &calls).unwrap();
+    fs::write(to.join("calls.dev.jsonl"), first).unwrap();
 }
 
 /// The arguments of a small run: three passes a step, so that two ranks have different numbers of them.
 fn arguments(service: &Path, out: &Path, steps: u64) -> Vec<String> {
     let mut arguments: Vec<String> = [
-        "train --service-repeat 1 --hidden 32 --head 16 --layers 2 --experts 4 --expert-width 16",
-        "--vocabulary 400 --block 8 --context 64 --batch-tokens 5000 --precision f32 --threads 1",
-        "--warm-up 2 --decay 1 --checkpoint-every 4 --log-every 1 --seed 5",
+        "train --service-repeat 1 --hidden 16 --head 8 --layers 2 --experts 4 --expert-width 8",
+        "--vocabulary 300 --block 8 --context 64 --batch-tokens 4100 --precision f32 --threads 1",
+        "--warm-up 2 --decay 1 --checkpoint-every 3 --log-every 1 --seed 5",
     ]
     .iter()
     .flat_map(|line| line.split(' '))
@@ -114,7 +115,7 @@ fn several_ranks_have_the_losses_of_one_and_their_share_of_memory() {
     company(&folder.path().join("service"));
     let train = |ranks: usize, zero: &str| {
         let out = folder.path().join(format!("{ranks}-{zero}"));
-        run(ranks, &arguments(&folder.path().join("service"), &out, 8), &["--zero", zero]);
+        run(ranks, &arguments(&folder.path().join("service"), &out, 6), &["--zero", zero]);
         log(&out)
     };
     let one = train(1, "1");
@@ -131,8 +132,7 @@ fn several_ranks_have_the_losses_of_one_and_their_share_of_memory() {
         for share in share {
             assert!((share / moments * ranks as f64 - 1.0).abs() < 0.15, "{what}: {share} of {moments}");
         }
-        // Messages of at most 2 MiB come on top.
-        for kept in memory(&several, "gradients").iter().map(|kept| kept - f64::from(2 << 20)) {
+        for kept in memory(&several, "gradients") {
             let is_right = if zero == "1" { kept == gradients } else { kept < 0.9 * gradients };
             assert!(is_right, "{what}: {kept} of {gradients}");
         }
@@ -153,12 +153,12 @@ fn a_killed_rank_ends_the_others_and_any_number_goes_on_from_the_last_checkpoint
         .spawn()
         .unwrap();
     let mut processes = Vec::new();
-    // What a step says comes before its checkpoint is written, so that of step 4 is whole at step 8.
+    // What a step says comes before its checkpoint is written, so that of step 3 is whole at step 6.
     for line in BufReader::new(process.stderr.take().unwrap()).lines().map(Result::unwrap) {
         if let Some((_, rest)) = line.split_once("(process ") {
             processes.push(rest.split(',').next().unwrap().to_owned());
         }
-        if line.contains("step 8:") {
+        if line.contains("step 6:") {
             let kill = Command::new("kill").args(["-9", &processes[1]]).status().unwrap();
             assert!(kill.success());
         }
@@ -166,21 +166,23 @@ fn a_killed_rank_ends_the_others_and_any_number_goes_on_from_the_last_checkpoint
     assert!(!process.wait().unwrap().success(), "a killed rank is a failed run");
     assert_eq!(processes.len(), 2);
     for process in processes {
-        assert!(!Path::new("/proc").join(&process).exists(), "process {process} is still there");
+        // What has ended but was not yet waited for has no program any more.
+        let program = fs::read_link(Path::new("/proc").join(&process).join("exe"));
+        assert!(program.is_err(), "process {process} is still there");
     }
 
     let state = fs::read_to_string(killed.join("train/state.json")).unwrap();
     let step = serde_json::from_str::<Value>(&state).unwrap()["step"].as_u64().unwrap();
-    assert!(step >= 4 && step.is_multiple_of(4), "{step}");
+    assert!(step >= 3 && step.is_multiple_of(3), "{step}");
     let whole = folder.path().join("whole");
-    run(1, &arguments(&service, &whole, step + 6), &[]);
+    run(1, &arguments(&service, &whole, step + 4), &[]);
     for (ranks, zero) in [(1, "1"), (2, "1"), (3, "2")] {
         let out = folder.path().join(format!("resumed-{ranks}"));
         copy(&killed, &out);
         fs::remove_file(out.join("train.jsonl")).unwrap();
-        run(ranks, &arguments(&service, &out, step + 6), &["--zero", zero]);
+        run(ranks, &arguments(&service, &out, step + 4), &["--zero", zero]);
         let resumed = log(&out);
-        assert_eq!(resumed.len(), 6, "the steps after {step} only");
+        assert_eq!(resumed.len(), 4, "the steps after {step} only");
         assert_same_losses(&log(&whole), &resumed, &format!("resumed with {ranks}"));
     }
 }

@@ -18,8 +18,10 @@ pub struct Memory {
     pub threads: usize,
     /// Bytes of parameters: each rank has all.
     pub parameters: usize,
-    /// Bytes of gradients, with what the backward pass writes into and where messages arrive.
+    /// Bytes of gradients, with what the backward pass writes into.
     pub gradients: usize,
+    /// Bytes in which gradients of other ranks arrive.
+    pub messages: usize,
     /// Bytes of the optimizer's moments.
     pub moments: usize,
     /// Bytes of the activations of a pass, 0 before the first.
@@ -31,7 +33,7 @@ pub struct Memory {
 }
 
 /// How many numbers a rank's line has when ranks tell each other.
-const FIELDS: usize = 9;
+const FIELDS: usize = 10;
 
 impl Memory {
     /// Fills in what the system knows of this process.
@@ -57,6 +59,7 @@ impl Memory {
             self.threads,
             self.parameters,
             self.gradients,
+            self.messages,
             self.moments,
             self.activations,
             self.resident,
@@ -75,10 +78,11 @@ impl Memory {
                 threads: n(2),
                 parameters: n(3),
                 gradients: n(4),
-                moments: n(5),
-                activations: n(6),
-                resident: n(7),
-                peak: n(8),
+                messages: n(5),
+                moments: n(6),
+                activations: n(7),
+                resident: n(8),
+                peak: n(9),
             }
         };
         all.chunks_exact(FIELDS).map(memory).collect()

@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use crate::engine::train::optimizer::Rule;
 
-/// Numbers from which a table is cut.
-const CUT: usize = 1 << 16;
+/// A table is cut when it is more than this part of a rank's share.
+const CUT_SHARE: usize = 8;
 /// Numbers of one message, 2 MiB: large enough that its start costs nothing.
 pub const BUCKET: usize = 1 << 19;
 
@@ -46,7 +46,10 @@ pub struct Ownership {
 impl Ownership {
     /// Divides tensors, in the order in which they lie, among `ranks`.
     pub fn new(tensors: &[(Range<usize>, Rule)], ranks: usize) -> Ownership {
-        let is_cut = |tensor: &(Range<usize>, Rule)| tensor.1 == Rule::Table && tensor.0.len() >= CUT;
+        let all: usize = tensors.iter().map(|(range, _)| range.len()).sum();
+        let is_cut = |(range, rule): &(Range<usize>, Rule)| {
+            *rule == Rule::Table && range.len() * CUT_SHARE * ranks > all
+        };
         let whole: usize =
             tensors.iter().filter(|tensor| !is_cut(tensor)).map(|(range, _)| range.len()).sum();
         let mut pieces = Vec::new();

@@ -85,7 +85,9 @@ impl Shards {
             owned = vec![0.0; ownership.len_of(collective.rank())];
             work = Vec::with_capacity(longest);
         }
-        let received = Vec::with_capacity(if collective.size() > 1 { BUCKET } else { 0 });
+        let buckets = ownership.buckets(&(0..network.layout.len)).into_iter();
+        let arriving = buckets.filter(|bucket| collective.size() > 1 && bucket.owner == collective.rank());
+        let received = Vec::with_capacity(arriving.map(|bucket| bucket.range.len()).max().unwrap_or(0));
         Shards { collective, ownership, stage, owned, work, received }
     }
 
@@ -187,10 +189,11 @@ impl Shards {
 
     /// Returns the memory of every rank.
     pub fn memory(&self, network: &Network, optimizer: &Optimizer) -> Vec<Memory> {
-        let gradients = [&network.gradients, &self.owned, &self.work, &self.received];
+        let gradients = [&network.gradients, &self.owned, &self.work];
         let memory = Memory {
             parameters: 4 * network.parameters.capacity(),
             gradients: 4 * gradients.iter().map(|numbers| numbers.capacity()).sum::<usize>(),
+            messages: 4 * self.received.capacity(),
             moments: 4 * optimizer.moment_count(),
             activations: network.activation_bytes(),
             ..Memory::default()
