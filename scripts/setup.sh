@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Looks for what building ("build") and testing ("test") need. Installs what is missing with
+# Looks for what building ("build"), testing ("test") and training over processes ("mpi") need. Installs what is missing with
 # apt-get where it may (as root, or by sudo without a password), else names it and fails. OpenAI's
 # Python client is wanted, not needed.
 set -euo pipefail
@@ -35,7 +35,13 @@ for purpose in "$@"; do
       has_any chromium chromium-browser google-chrome || packages+=(chromium)
       has chromedriver || packages+=(chromium-driver)
       ;;
-    *) echo "setup: unknown purpose '$purpose', expected build or test" >&2; exit 2 ;;
+    mpi)
+      # The feature mpi: the library and its launcher, and libclang, which reads its headers.
+      { has mpicc && has mpirun; } || packages+=(libopenmpi-dev openmpi-bin)
+      { compgen -G '/usr/lib/llvm-*/lib/libclang.so' || compgen -G '/usr/lib*/libclang.so'; } >/dev/null ||
+        packages+=(libclang-dev)
+      ;;
+    *) echo "setup: unknown purpose '$purpose', expected build, test or mpi" >&2; exit 2 ;;
   esac
 done
 

@@ -32,6 +32,8 @@ use chatdlm::engine::train::objective::Example;
 use chatdlm::engine::train::objective::Objective;
 use chatdlm::engine::train::optimizer::OptimizerConfig;
 use chatdlm::engine::train::optimizer::Schedule;
+use chatdlm::engine::train::shards::Sharding;
+use chatdlm::engine::train::shards::Stage;
 use chatdlm::engine::train::trainer;
 use chatdlm::engine::train::trainer::TrainOptions;
 use chatdlm::engine::weights::Weights;
@@ -73,6 +75,8 @@ fn options(out: &Path, steps: u64) -> TrainOptions {
         checkpoint_every: 10,
         log_every: 10,
         seed: 3,
+        recomputes: false,
+        sharding: Sharding::default(),
     }
 }
 
@@ -171,6 +175,30 @@ fn training_learns_and_resumes_to_the_same_loss() {
     .unwrap();
     let second = train(parts.path(), 40);
     assert_eq!([first, second].concat(), losses);
+}
+
+#[test]
+fn gradients_by_parts_and_layers_computed_again_train_alike() {
+    let losses = |zero, recomputes| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = options(folder.path(), 20);
+        (options.sharding.stage, options.recomputes) = (zero, recomputes);
+        let mut losses = Vec::new();
+        let network = trainer::train(config(), &examples(), &examples()[..8], &options, |progress| {
+            losses.extend([progress.loss, progress.dev_loss.unwrap()]);
+            let [memory] = progress.memory[..] else { panic!("{:?}", progress.memory) };
+            losses.push(memory.moments as f64);
+            true
+        });
+        assert_eq!(network.unwrap().gradients.is_empty(), zero == Stage::Gradients);
+        losses
+    };
+    let whole = losses(Stage::Moments, false);
+    assert_eq!(losses(Stage::Moments, true), whole);
+    // The embeddings' gradients are summed in another order.
+    for (parts, whole) in losses(Stage::Gradients, true).iter().zip(&whole) {
+        assert!((parts - whole).abs() < 1e-3 * whole, "{parts} and {whole}");
+    }
 }
 
 #[test]

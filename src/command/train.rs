@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -21,12 +22,16 @@ use crate::engine::model::llada2::Llada2Config;
 use crate::engine::model::llada2::Rest;
 use crate::engine::ops::matmul::Precision;
 use crate::engine::tokenizer::Tokenizer;
+use crate::engine::train::collective::Collective;
+use crate::engine::train::memory;
 use crate::engine::train::objective;
 use crate::engine::train::objective::Example;
 use crate::engine::train::objective::Label;
 use crate::engine::train::objective::Objective;
 use crate::engine::train::optimizer::OptimizerConfig;
 use crate::engine::train::optimizer::Schedule;
+use crate::engine::train::shards::Sharding;
+use crate::engine::train::shards::Stage;
 use crate::engine::train::trainer;
 use crate::engine::train::trainer::TrainOptions;
 use crate::prompt::Control;
@@ -104,9 +109,16 @@ pub struct Args {
     /// How the factors of products are rounded; sums, norms and the router are in f32 always.
     #[arg(long, value_enum, default_value_t = Precision::Bf16)]
     precision: Precision,
-    /// Threads; 0 for one a core.
+    /// Threads; 0 for one a core. The ranks of one machine share its cores.
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// Compute each layer again in the backward pass, which takes less memory and a third more work.
+    #[arg(long)]
+    recompute: bool,
+    /// What each process keeps of its own tensors only, when mpirun starts several: 1 for the optimizer's
+    /// moments, 2 for gradients too.
+    #[arg(long, value_enum, default_value_t)]
+    zero: Stage,
     /// Seed of weights, order and noise.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -121,8 +133,20 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         args.data.is_some() || args.service.is_some(),
         "give --data, --service or both: there is nothing to train on"
     );
+    let collective = Rc::new(Collective::start()?);
+    let trained = train(&args, &collective);
+    if let (Err(error), Collective::Mpi(world)) = (&trained, &*collective) {
+        // The others may be waiting for this one.
+        eprintln!("error: rank {}: {error:#}", collective.rank());
+        world.abort();
+    }
+    trained
+}
+
+fn train(args: &Args, collective: &Rc<Collective>) -> anyhow::Result<()> {
+    let threads = if args.threads == 0 { memory::threads(collective) } else { args.threads };
     rayon::ThreadPoolBuilder::new()
-        .num_threads(args.threads)
+        .num_threads(threads)
         .build_global()
         .context("cannot start the threads")?;
     let mut rng = StdRng::seed_from_u64(args.seed);
@@ -137,13 +161,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         dev = tasks::service_documents(folder, Split::Dev, &mut rng)?;
         dev.truncate(600);
     }
-    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
-    let tokenizer = tokenizer(&args, &documents)?;
+    let tokenizer = tokenizer(args, &documents, collective)?;
     let examples = encode(&documents, &tokenizer, args.context)?;
     let dev = encode(&dev, &tokenizer, args.context)?;
-    describe(&documents, &examples);
+    if collective.is_first() {
+        describe(&documents, &examples);
+    }
     drop(documents);
-    let config = config(&args, &tokenizer)?;
+    let config = config(args, &tokenizer)?;
     let options = TrainOptions {
         out: args.out.clone(),
         from: args.from.clone(),
@@ -158,21 +183,24 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         checkpoint_every: args.checkpoint_every,
         log_every: args.log_every,
         seed: args.seed,
+        recomputes: args.recompute,
+        sharding: Sharding { collective: Rc::clone(collective), stage: args.zero },
     };
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signal(Arc::clone(&stop))?;
-    let bar = ProgressBar::new(args.steps).with_style(
-        ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}")
-            .context("progress bar")?,
-    );
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}");
+    let bar = if collective.is_first() { ProgressBar::new(args.steps) } else { ProgressBar::hidden() };
+    let bar = bar.with_style(style.context("progress bar")?);
     trainer::train(config, &examples, &dev, &options, |progress| {
         bar.set_position(progress.step);
         bar.set_message(format!("loss {:.3}, {:.0} tokens/s", progress.loss, progress.tokens_per_s));
-        if let Some(dev_loss) = progress.dev_loss {
-            bar.println(format!(
+        if let Some(dev_loss) = progress.dev_loss.filter(|_| collective.is_first()) {
+            let line = format!(
                 "step {}: dev loss {dev_loss:.4}, {} tokens, busiest expert {:.2}, idlest {:.2}",
                 progress.step, progress.tokens, progress.busiest_expert, progress.idlest_expert
-            ));
+            );
+            // Without a terminal, as under mpirun, there is no bar to print it.
+            if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line) }
         }
         !stop.load(Ordering::Relaxed)
     })?;
@@ -199,25 +227,34 @@ fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Loads the tokenizer of a begun run, or trains one.
-fn tokenizer(args: &Args, documents: &[Document]) -> anyhow::Result<Tokenizer> {
-    if args.out.join("tokenizer.json").exists() {
-        return Ok(Tokenizer::read(&args.out)?);
+/// Loads the tokenizer of a begun run or of the checkpoint it begins with, or trains one; the first rank
+/// does it for all.
+fn tokenizer(args: &Args, documents: &[Document], collective: &Collective) -> anyhow::Result<Tokenizer> {
+    let path = args.out.join("tokenizer.json");
+    let mut json = Vec::new();
+    if collective.is_first() {
+        std::fs::create_dir_all(&args.out)
+            .with_context(|| format!("cannot create {}", args.out.display()))?;
+        match &args.from {
+            _ if path.exists() => {}
+            Some(folder) => Tokenizer::read(folder)?.write(&args.out)?,
+            None => train_tokenizer(args, documents)?,
+        }
+        json = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     }
-    if let Some(folder) = &args.from {
-        let tokenizer = Tokenizer::read(folder)?;
-        tokenizer.write(&args.out)?;
-        return Ok(tokenizer);
-    }
+    let json = collective.broadcast_bytes(json);
+    Tokenizer::parse(&json).with_context(|| format!("cannot understand {}", path.display()))
+}
+
+fn train_tokenizer(args: &Args, documents: &[Document]) -> anyhow::Result<()> {
     let step = (documents.len() / TOKENIZER_DOCUMENTS).max(1);
     let texts = documents.iter().step_by(step).flat_map(|d| &d.pieces).filter_map(|piece| match piece {
         Piece::Text(text) => Some(text.as_str()),
         Piece::Control(_) => None,
     });
     let controls: Vec<&str> = Control::ALL.iter().map(|c| c.token()).collect();
-    let tokenizer = Tokenizer::train(texts, args.vocabulary, &controls)?;
-    tokenizer.write(&args.out)?;
-    Ok(tokenizer)
+    Tokenizer::train(texts, args.vocabulary, &controls)?.write(&args.out)?;
+    Ok(())
 }
 
 fn encode(documents: &[Document], tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Vec<Example>> {

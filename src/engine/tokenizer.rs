@@ -103,10 +103,21 @@ impl Tokenizer {
     /// When the file is missing or is no tokenizer.
     pub fn read(folder: &Path) -> Result<Tokenizer, TokenizerError> {
         let path = folder.join("tokenizer.json");
-        let mut inner = tokenizers::Tokenizer::from_file(&path).map_err(|error| TokenizerError::Load {
-            path: path.display().to_string(),
-            reason: error.to_string(),
-        })?;
+        let failed = |reason| TokenizerError::Load { path: path.display().to_string(), reason };
+        let json = std::fs::read(&path).map_err(|error| failed(error.to_string()))?;
+        Tokenizer::parse(&json).map_err(|error| match error {
+            TokenizerError::Failed(reason) => failed(reason),
+            other => other,
+        })
+    }
+
+    /// Understands the text of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When it is no tokenizer.
+    pub fn parse(json: &[u8]) -> Result<Tokenizer, TokenizerError> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(json)
+            .map_err(|error| TokenizerError::Failed(error.to_string()))?;
         inner.set_encode_special_tokens(true);
         let controls = Arc::new(Controls::of(&inner)?);
         Ok(Tokenizer { inner, controls })

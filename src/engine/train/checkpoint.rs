@@ -5,7 +5,8 @@
 //! train/state.json, train/parameters.bin, train/first.bin, train/second.bin      (f32, little-endian)
 //! ```
 //! The resume state is written to a new folder that is renamed into place, so a crash leaves the
-//! old one whole.
+//! old one whole. With several ranks only the first reads and writes: it gets moments from their owners
+//! piece by piece, so that a run may go on with another number of ranks.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,6 +24,7 @@ use crate::engine::model::llada2::Llada2Config;
 use crate::engine::train::layout::Layout;
 use crate::engine::train::network::Network;
 use crate::engine::train::optimizer::Optimizer;
+use crate::engine::train::shards::Shards;
 use crate::engine::weights::Weights;
 
 /// The largest shard, in bytes.
@@ -48,18 +50,40 @@ pub struct State {
 }
 
 /// Writes the resume state to `folder/train`, replacing an older one only when the new one is whole.
+/// All ranks must call it; only the first one has anything to do with files.
 ///
 /// # Errors
 /// When the disk is full or the folder cannot be written.
-pub fn write_state(folder: &Path, state: &State, network: &Network, optimizer: &Optimizer) -> io::Result<()> {
+pub fn write_state(
+    folder: &Path,
+    state: &State,
+    network: &Network,
+    optimizer: &mut Optimizer,
+    shards: &Shards,
+) -> io::Result<()> {
     let (new, current, old) = (folder.join("train.new"), folder.join("train"), folder.join("train.old"));
-    if new.exists() {
-        fs::remove_dir_all(&new)?;
+    let mut files = None;
+    if shards.collective.is_first() {
+        if new.exists() {
+            fs::remove_dir_all(&new)?;
+        }
+        fs::create_dir_all(&new)?;
+        let mut parameters = Writer::create(&new.join("parameters.bin"))?;
+        parameters.write(&network.parameters)?;
+        parameters.finish()?;
+        files = Some((Writer::create(&new.join("first.bin"))?, Writer::create(&new.join("second.bin"))?));
     }
-    fs::create_dir_all(&new)?;
-    write_numbers(&new.join("parameters.bin"), &network.parameters)?;
-    write_numbers(&new.join("first.bin"), &optimizer.first)?;
-    write_numbers(&new.join("second.bin"), &optimizer.second)?;
+    each_piece(optimizer, shards, |owner, first, second| {
+        shards.collective.transfer(first, owner, 0);
+        shards.collective.transfer(second, owner, 0);
+        let Some((firsts, seconds)) = &mut files else { return Ok(()) };
+        firsts.write(first)?;
+        seconds.write(second)?;
+        seconds.write_zeros(first.len() - second.len())
+    })?;
+    let Some((firsts, seconds)) = files else { return Ok(()) };
+    firsts.finish()?;
+    seconds.finish()?;
     fs::write(new.join("state.json"), serde_json::to_vec_pretty(state)?)?;
     if current.exists() {
         if old.exists() {
@@ -75,6 +99,7 @@ pub fn write_state(folder: &Path, state: &State, network: &Network, optimizer: &
 }
 
 /// Reads the resume state of `folder/train` into a network and an optimizer; `None` when there is none.
+/// All ranks must call it; the first one reads and gives the others what is theirs.
 ///
 /// # Errors
 /// When the state is damaged or belongs to another shape.
@@ -82,21 +107,62 @@ pub fn read_state(
     folder: &Path,
     network: &mut Network,
     optimizer: &mut Optimizer,
+    shards: &Shards,
 ) -> io::Result<Option<State>> {
+    let is_first = shards.collective.is_first();
     let mut at = folder.join("train");
     if !at.exists() {
         // A crash between the two renames leaves only the older state.
         at = folder.join("train.old");
     }
-    if !at.exists() {
+    let text = if is_first && at.exists() { fs::read(at.join("state.json"))? } else { Vec::new() };
+    let text = shards.collective.broadcast_bytes(text);
+    if text.is_empty() {
         return Ok(None);
     }
-    let state: State = serde_json::from_slice(&fs::read(at.join("state.json"))?)?;
-    read_numbers(&at.join("parameters.bin"), &mut network.parameters)?;
-    read_numbers(&at.join("first.bin"), &mut optimizer.first)?;
-    read_numbers(&at.join("second.bin"), &mut optimizer.second)?;
+    let state: State = serde_json::from_slice(&text)?;
+    let count = network.parameters.len();
+    let mut files = None;
+    if is_first {
+        Reader::open(&at.join("parameters.bin"), count)?.read(&mut network.parameters)?;
+        let (first, second) = (at.join("first.bin"), at.join("second.bin"));
+        files = Some((Reader::open(&first, count)?, Reader::open(&second, count)?));
+    }
+    shards.share_first(&mut network.parameters);
+    each_piece(optimizer, shards, |owner, first, second| {
+        if let Some((firsts, seconds)) = &mut files {
+            firsts.read(first)?;
+            seconds.read(second)?;
+            seconds.skip(first.len() - second.len())?;
+        }
+        shards.collective.transfer(first, 0, owner);
+        shards.collective.transfer(second, 0, owner);
+        Ok(())
+    })?;
     network.expert_bias.clone_from(&state.expert_bias);
     Ok(Some(state))
+}
+
+/// Visits every piece with its owner and its moments: on the owner where they are kept, on the first rank
+/// in passing, on others not at all. Matrices have no second moments; on disk those are 0.
+fn each_piece(
+    optimizer: &mut Optimizer,
+    shards: &Shards,
+    mut visit: impl FnMut(usize, &mut [f32], &mut [f32]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut kept = optimizer.moments().into_iter();
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for piece in &shards.ownership.pieces {
+        if piece.owner == shards.collective.rank() {
+            let (first, second) = kept.next().expect("an optimizer of what this rank owns");
+            visit(piece.owner, first, second)?;
+        } else if shards.collective.is_first() {
+            first.resize(piece.range.len(), 0.0);
+            second.resize(piece.rule.second(piece.range.len()), 0.0);
+            visit(piece.owner, &mut first, &mut second)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads a checkpoint folder into the training form.
@@ -176,24 +242,52 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&name, path)
 }
 
-fn write_numbers(path: &Path, numbers: &[f32]) -> io::Result<()> {
-    let mut file = io::BufWriter::new(fs::File::create(path)?);
-    for number in numbers {
-        file.write_all(&number.to_le_bytes())?;
+/// A file of numbers being written.
+struct Writer(io::BufWriter<fs::File>);
+
+impl Writer {
+    fn create(path: &Path) -> io::Result<Writer> {
+        Ok(Writer(io::BufWriter::new(fs::File::create(path)?)))
     }
-    file.into_inner()?.sync_all()
+
+    fn write(&mut self, numbers: &[f32]) -> io::Result<()> {
+        numbers.iter().try_for_each(|number| self.0.write_all(&number.to_le_bytes()))
+    }
+
+    fn write_zeros(&mut self, count: usize) -> io::Result<()> {
+        (0..count).try_for_each(|_| self.0.write_all(&0.0_f32.to_le_bytes()))
+    }
+
+    fn finish(self) -> io::Result<()> {
+        self.0.into_inner()?.sync_all()
+    }
 }
 
-fn read_numbers(path: &Path, numbers: &mut [f32]) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.read_to_end(&mut bytes)?;
-    if bytes.len() != numbers.len() * 4 {
-        let reason =
-            format!("{} holds {} bytes, expected {}", path.display(), bytes.len(), numbers.len() * 4);
-        return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+/// A file of numbers being read.
+struct Reader(io::BufReader<fs::File>);
+
+impl Reader {
+    /// Opens a file that must hold `count` numbers.
+    fn open(path: &Path, count: usize) -> io::Result<Reader> {
+        let file = fs::File::open(path)?;
+        let bytes = file.metadata()?.len();
+        if bytes != 4 * count as u64 {
+            let reason = format!("{} holds {bytes} bytes, expected {}", path.display(), 4 * count);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
+        Ok(Reader(io::BufReader::new(file)))
     }
-    for (number, b) in numbers.iter_mut().zip(bytes.chunks_exact(4)) {
-        *number = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+
+    fn read(&mut self, numbers: &mut [f32]) -> io::Result<()> {
+        let mut bytes = [0; 4];
+        for number in numbers {
+            self.0.read_exact(&mut bytes)?;
+            *number = f32::from_le_bytes(bytes);
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn skip(&mut self, count: usize) -> io::Result<()> {
+        self.0.seek_relative(4 * count as i64)
+    }
 }

@@ -71,6 +71,15 @@ impl Saved {
     pub fn load(&self) -> impl Iterator<Item = usize> {
         self.starts.windows(2).map(|w| w[1] - w[0])
     }
+
+    /// Returns how many bytes it takes.
+    pub fn bytes(&self) -> usize {
+        let numbers = [&self.scores, &self.weights, &self.gate_up, &self.shared_gate_up];
+        let places = [&self.chosen, &self.order, &self.slot_of];
+        4 * numbers.iter().map(|n| n.capacity()).sum::<usize>()
+            + 4 * places.iter().map(|n| n.capacity()).sum::<usize>()
+            + size_of::<usize>() * self.starts.capacity()
+    }
 }
 
 /// Computes `y = experts(x) + shared(x)` for rows `x` `[n, hidden]`.

@@ -44,6 +44,15 @@ pub(super) struct Activations {
     pub(super) saved: experts::Saved,
 }
 
+impl Activations {
+    /// Returns how many bytes they take.
+    pub(super) fn bytes(&self) -> usize {
+        let Activations { x, normed, qkv, q, k, v, attended, middle, post, saved } = self;
+        let rows = [x, normed, qkv, q, k, v, attended, middle, post];
+        rows.iter().map(|rows| 4 * rows.capacity()).sum::<usize>() + saved.bytes()
+    }
+}
+
 /// Projects rows to queries, keys and values; rows from `rows` on to keys and values only.
 pub(super) fn project(
     config: &Llada2Config,

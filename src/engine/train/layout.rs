@@ -44,6 +44,32 @@ pub struct LayerLayout {
     pub shared_down: Range<usize>,
 }
 
+impl LayerLayout {
+    /// Returns where the whole layer lies.
+    pub fn range(&self) -> Range<usize> {
+        self.input_norm.start..self.shared_down.end
+    }
+
+    /// Returns the same places counted from the layer's start.
+    pub fn relative(&self) -> LayerLayout {
+        let start = self.input_norm.start;
+        let moved = |range: &Range<usize>| range.start - start..range.end - start;
+        LayerLayout {
+            input_norm: moved(&self.input_norm),
+            qkv: moved(&self.qkv),
+            query_norm: moved(&self.query_norm),
+            key_norm: moved(&self.key_norm),
+            dense: moved(&self.dense),
+            post_norm: moved(&self.post_norm),
+            gate: moved(&self.gate),
+            expert_gate_up: moved(&self.expert_gate_up),
+            expert_down: moved(&self.expert_down),
+            shared_gate_up: moved(&self.shared_gate_up),
+            shared_down: moved(&self.shared_down),
+        }
+    }
+}
+
 /// The parameters of a model with tied embeddings and sparse layers only.
 #[derive(Debug, Clone)]
 pub struct Layout {

@@ -1,17 +1,22 @@
 //! Training from scratch on a CPU: block-diffusion objective, gradients by hand, Muon and AdamW.
 //!
 //! Reading order: [`objective`] (what is masked), [`network`] (forward and backward) with
-//! [`attention`], [`experts`] and [`loss`], [`optimizer`] with `muon`, [`checkpoint`], [`trainer`].
+//! [`attention`], [`experts`] and [`loss`], [`optimizer`] with `muon`, [`ownership`], [`collective`] and
+//! [`shards`] (several processes), [`checkpoint`], [`trainer`].
 
 pub mod attention;
 pub mod batch;
 pub mod checkpoint;
+pub mod collective;
 pub mod experts;
 mod layer;
 pub mod layout;
 pub mod loss;
+pub mod memory;
 mod muon;
 pub mod network;
 pub mod objective;
 pub mod optimizer;
+pub mod ownership;
+pub mod shards;
 pub mod trainer;

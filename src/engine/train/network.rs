@@ -35,6 +35,47 @@ use crate::engine::train::loss;
 use crate::engine::train::loss::Loss;
 use crate::engine::train::loss::LossGradient;
 
+/// Takes the gradients of a backward pass, which come part by part: the head's of the embeddings, the
+/// last norm's, those of the layers from the last to the first, and the embeddings' once more.
+pub enum Sink<'a> {
+    /// Adds them to the gradients of all parameters.
+    Whole(&'a mut [f32]),
+    /// Writes one part at a time and hands it over.
+    Parts {
+        /// Where a part is written: as long as the longest.
+        work: &'a mut Vec<f32>,
+        /// Gets a part's place among the parameters and its gradients.
+        done: &'a mut dyn FnMut(Range<usize>, &mut [f32]),
+    },
+}
+
+impl Sink<'_> {
+    /// Returns where the gradients of a part are added.
+    fn begin(&mut self, part: &Range<usize>) -> &mut [f32] {
+        match self {
+            Sink::Whole(gradients) => &mut gradients[part.clone()],
+            Sink::Parts { work, .. } => {
+                work.clear();
+                work.resize(part.len(), 0.0);
+                work
+            }
+        }
+    }
+
+    /// Says that the part that was begun last is complete.
+    fn end(&mut self, part: Range<usize>) {
+        if let Sink::Parts { work, done } = self {
+            done(part, work);
+        }
+    }
+
+    /// Gives a part without gradients.
+    pub fn skip(&mut self, part: Range<usize>) {
+        self.begin(&part);
+        self.end(part);
+    }
+}
+
 /// The model being trained.
 #[derive(Debug)]
 pub struct Network {
@@ -44,16 +85,22 @@ pub struct Network {
     pub layout: Layout,
     /// All parameters, as `layout` says.
     pub parameters: Vec<f32>,
-    /// The gradient of every parameter.
+    /// The gradient of every parameter; empty when a [`Sink`] of parts takes them.
     pub gradients: Vec<f32>,
     /// For each layer, what is added to the routing scores when experts are chosen.
     pub expert_bias: Vec<Vec<f32>>,
     /// How products are rounded: those of attention, experts and head.
     pub precision: Precision,
+    /// Whether the backward pass computes each layer again from its input instead of keeping what it
+    /// needs: a third more work, and activations of one layer instead of all.
+    pub recomputes: bool,
     /// For each layer, how many rows each expert took since [`Network::take_load`].
     load: Vec<Vec<usize>>,
     rope: Rope,
+    /// What is kept of each layer: its input only when layers are computed again.
     layers: Vec<Activations>,
+    /// The layer being computed, when layers are computed again.
+    shared: Activations,
     last: Vec<f32>,
     normed: Vec<f32>,
 }
@@ -78,9 +125,11 @@ impl Network {
             gradients: vec![0.0; layout.len],
             load: vec![vec![0; config.num_experts]; config.num_hidden_layers],
             layers: (0..config.num_hidden_layers).map(|_| Activations::default()).collect(),
+            shared: Activations::default(),
             last: Vec::new(),
             normed: Vec::new(),
             precision: Precision::F32,
+            recomputes: false,
             config,
             layout,
             parameters,
@@ -103,63 +152,68 @@ impl Network {
 
     /// Returns the loss of a batch and adds `scale` times its gradient to `gradients`.
     pub fn accumulate(&mut self, batch: &Batch, scale: f32) -> Loss {
+        let mut gradients = std::mem::take(&mut self.gradients);
+        let loss = self.accumulate_into(batch, scale, &mut Sink::Whole(&mut gradients));
+        self.gradients = gradients;
+        loss
+    }
+
+    /// Returns the loss of a batch and gives `scale` times its gradient to a sink.
+    pub fn accumulate_into(&mut self, batch: &Batch, scale: f32, sink: &mut Sink) -> Loss {
         self.forward(batch);
         let hidden = self.config.hidden_size;
         let mut dnormed = vec![0.0; self.normed.len()];
         let head = self.layout.embeddings.clone();
-        let gradient = LossGradient { rows: &mut dnormed, head: &mut self.gradients[head.clone()], scale };
+        let gradient = LossGradient { rows: &mut dnormed, head: sink.begin(&head), scale };
         let loss = loss::cross_entropy(
             self.precision,
             &self.normed,
-            &self.parameters[head],
+            &self.parameters[head.clone()],
             hidden,
             &batch.targets,
             Some(gradient),
         );
-        self.backward(batch, &dnormed);
+        sink.end(head);
+        self.backward(batch, &dnormed, sink);
         loss
+    }
+
+    /// Returns the parts in the order in which a backward pass gives them.
+    pub fn parts(&self) -> Vec<Range<usize>> {
+        let Layout { embeddings, norm, layers, .. } = &self.layout;
+        let layers = layers.iter().rev().map(LayerLayout::range);
+        [embeddings.clone(), norm.clone()].into_iter().chain(layers).chain([embeddings.clone()]).collect()
+    }
+
+    /// Returns how many bytes the activations of the largest pass so far take.
+    pub fn activation_bytes(&self) -> usize {
+        let layers: usize = self.layers.iter().map(Activations::bytes).sum();
+        layers + self.shared.bytes() + 4 * (self.last.capacity() + self.normed.capacity())
     }
 
     fn forward(&mut self, batch: &Batch) {
         let (tokens, all) = (batch.noised.len(), batch.rows());
         let hidden = self.config.hidden_size;
         let eps = self.config.rms_norm_eps;
-        let shape = shape(&self.config, self.precision);
-        let heads = heads(&self.config, self.precision, batch.sight);
         self.rope.reserve(batch.documents.iter().map(ExactSizeIterator::len).max().unwrap_or(0));
         let embeddings = &self.parameters[self.layout.embeddings.clone()];
         let mut x = vec![0.0; all * hidden];
         for (row, id) in x.chunks_exact_mut(hidden).zip(batch.noised.iter().chain(&batch.clean)) {
             row.copy_from_slice(&embeddings[*id as usize * hidden..(*id as usize + 1) * hidden]);
         }
+        let pass = Pass { config: &self.config, precision: self.precision, rope: &self.rope, batch };
         let count = self.layers.len();
-        for (i, (layer, at)) in self.layout.layers.iter().zip(&mut self.layers).enumerate() {
+        for (i, place) in self.layout.layers.iter().enumerate() {
             let rows = if i + 1 == count { tokens } else { all };
-            let w = |range: &Range<usize>| &self.parameters[range.clone()];
-            resize(&mut at.normed, x.len());
+            let at = if self.recomputes { &mut self.shared } else { &mut self.layers[i] };
             at.x = x;
-            parallel_norm(&mut at.normed, &at.x, w(&layer.input_norm), eps);
-            project(&self.config, self.precision, w(&layer.qkv), at, rows);
-            turn_heads(&self.config, &self.rope, w(&layer.query_norm), w(&layer.key_norm), batch, at, rows);
-            resize(&mut at.attended, rows * heads.queries * heads.width);
-            attend(heads, batch, at, rows);
-            resize(&mut at.middle, rows * hidden);
-            self.precision.parallel_linear(
-                &mut at.middle,
-                &at.attended,
-                w(&layer.dense),
-                heads.queries * heads.width,
-                hidden,
-            );
-            add(&mut at.middle, &at.x);
-            resize(&mut at.post, rows * hidden);
-            parallel_norm(&mut at.post, &at.middle, w(&layer.post_norm), eps);
-            x = vec![0.0; rows * hidden];
-            let weights = sparse(&self.parameters, layer);
-            experts::forward(shape, &weights, &self.expert_bias[i], &at.post, &mut x, &mut at.saved);
-            add(&mut x, &at.middle);
+            let parameters = &self.parameters[place.range()];
+            x = layer_forward(&pass, &place.relative(), parameters, &self.expert_bias[i], at, rows);
             for (sum, rows) in self.load[i].iter_mut().zip(at.saved.load()) {
                 *sum += rows;
+            }
+            if self.recomputes {
+                self.layers[i].x = std::mem::take(&mut self.shared.x);
             }
         }
         resize(&mut self.normed, x.len());
@@ -167,27 +221,34 @@ impl Network {
         self.last = x;
     }
 
-    fn backward(&mut self, batch: &Batch, dnormed: &[f32]) {
+    fn backward(&mut self, batch: &Batch, dnormed: &[f32], sink: &mut Sink) {
         let (tokens, all) = (batch.noised.len(), batch.rows());
         let hidden = self.config.hidden_size;
         let eps = self.config.rms_norm_eps;
         let shape = shape(&self.config, self.precision);
         let heads = heads(&self.config, self.precision, batch.sight);
-        let parameters = &self.parameters;
+        let pass = Pass { config: &self.config, precision: self.precision, rope: &self.rope, batch };
         let mut dx = vec![0.0; tokens * hidden];
         let norm = self.layout.norm.clone();
-        norm_backward(
-            &mut dx,
-            &mut self.gradients[norm.clone()],
-            dnormed,
-            &self.last,
-            &parameters[norm],
-            eps,
-        );
+        let weight = &self.parameters[norm.clone()];
+        norm_backward(&mut dx, sink.begin(&norm), dnormed, &self.last, weight, eps);
+        sink.end(norm);
         let count = self.layers.len();
-        for (i, (layer, at)) in self.layout.layers.iter().zip(&mut self.layers).enumerate().rev() {
+        for (i, place) in self.layout.layers.iter().enumerate().rev() {
             let rows = if i + 1 == count { tokens } else { all };
-            let gradients = &mut self.gradients;
+            // Within the layer's own parameters and gradients.
+            let (part, layer) = (place.range(), &place.relative());
+            let parameters = &self.parameters[part.clone()];
+            let gradients = sink.begin(&part);
+            let mut at = &mut self.layers[i];
+            if self.recomputes {
+                self.shared.x = std::mem::take(&mut at.x);
+                at = &mut self.shared;
+                // The last layer is still there.
+                if i + 1 < count {
+                    layer_forward(&pass, layer, parameters, &self.expert_bias[i], at, rows);
+                }
+            }
             // Through the experts.
             let mut dpost = vec![0.0; rows * hidden];
             let weights = sparse(parameters, layer);
@@ -248,13 +309,57 @@ impl Network {
             );
             let range = layer.input_norm.clone();
             norm_backward(&mut dx, &mut gradients[range.clone()], &dn, &at.x, &parameters[range], eps);
+            sink.end(part);
         }
-        let embeddings = &mut self.gradients[self.layout.embeddings.clone()];
+        let part = self.layout.embeddings.clone();
+        let embeddings = sink.begin(&part);
         for (row, id) in dx.chunks_exact(hidden).zip(batch.noised.iter().chain(&batch.clean)) {
             let target = &mut embeddings[*id as usize * hidden..(*id as usize + 1) * hidden];
             target.iter_mut().zip(row).for_each(|(t, d)| *t += d);
         }
+        sink.end(part);
     }
+}
+
+/// What all layers of a pass share.
+struct Pass<'a> {
+    config: &'a Llada2Config,
+    precision: Precision,
+    rope: &'a Rope,
+    batch: &'a Batch,
+}
+
+/// Computes one layer from `at.x` and returns what goes into the next; the last one has fewer `rows`.
+/// `layer` says where the weights are within `parameters`, which are the layer's own.
+fn layer_forward(
+    pass: &Pass,
+    layer: &LayerLayout,
+    parameters: &[f32],
+    bias: &[f32],
+    at: &mut Activations,
+    rows: usize,
+) -> Vec<f32> {
+    let (config, precision) = (pass.config, pass.precision);
+    let heads = heads(config, precision, pass.batch.sight);
+    let (hidden, eps) = (config.hidden_size, config.rms_norm_eps);
+    let w = |range: &Range<usize>| &parameters[range.clone()];
+    resize(&mut at.normed, at.x.len());
+    parallel_norm(&mut at.normed, &at.x, w(&layer.input_norm), eps);
+    project(config, precision, w(&layer.qkv), at, rows);
+    turn_heads(config, pass.rope, w(&layer.query_norm), w(&layer.key_norm), pass.batch, at, rows);
+    resize(&mut at.attended, rows * heads.queries * heads.width);
+    attend(heads, pass.batch, at, rows);
+    resize(&mut at.middle, rows * hidden);
+    let width = heads.queries * heads.width;
+    precision.parallel_linear(&mut at.middle, &at.attended, w(&layer.dense), width, hidden);
+    add(&mut at.middle, &at.x);
+    resize(&mut at.post, rows * hidden);
+    parallel_norm(&mut at.post, &at.middle, w(&layer.post_norm), eps);
+    let mut x = vec![0.0; rows * hidden];
+    let weights = sparse(parameters, layer);
+    experts::forward(shape(config, precision), &weights, bias, &at.post, &mut x, &mut at.saved);
+    add(&mut x, &at.middle);
+    x
 }
 
 fn shape(config: &Llada2Config, precision: Precision) -> Shape {

@@ -7,7 +7,7 @@
 //! twice as the same text: it begins anywhere and some of its tokens are hidden for good.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use rand::Rng;
@@ -68,7 +68,8 @@ pub struct Label {
 /// Weighs labels by the inverse root of how common they are, 1 on average: else the commonest is
 /// said whenever the model is in doubt, and rare ones never.
 pub fn balance_labels(examples: &mut [Example]) {
-    let mut counts: HashMap<u32, usize> = HashMap::new();
+    // In the order of the tokens, so that the sum is the same in every process.
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
     for example in &*examples {
         for label in &example.labels {
             *counts.entry(example.tokens[label.position]).or_default() += 1;

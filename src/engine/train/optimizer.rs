@@ -57,16 +57,32 @@ pub enum Rule {
     },
 }
 
-/// The moments of every parameter, and how each moves.
+impl Rule {
+    /// Returns how many second moments `len` numbers have: Muon needs none.
+    pub(super) fn second(self, len: usize) -> usize {
+        if matches!(self, Rule::Matrix { .. }) { 0 } else { len }
+    }
+}
+
+/// The moments of some tensors, and how each moves.
 #[derive(Debug, Clone)]
 pub struct Optimizer {
     config: OptimizerConfig,
-    /// First moments.
-    pub first: Vec<f32>,
-    /// Second moments; those of matrices stay 0.
-    pub second: Vec<f32>,
-    /// Every tensor in the order in which it lies.
+    /// First moments, one tensor behind the other.
+    first: Vec<f32>,
+    /// Second moments likewise; matrices have none.
+    second: Vec<f32>,
+    /// The tensors in the order in which they lie; what lies between them is another rank's.
     tensors: Vec<(Range<usize>, Rule)>,
+}
+
+/// Where the gradients of an optimizer's tensors are.
+#[derive(Debug)]
+pub enum Gradients<'a> {
+    /// Within those of all parameters.
+    Within(&'a mut [f32]),
+    /// By themselves, one tensor behind the other.
+    Apart(&'a mut [f32]),
 }
 
 /// Numbers handled at once, small enough to stay in a core's cache.
@@ -75,21 +91,38 @@ const PIECE: usize = 1 << 16;
 const MATRIX_STEP: f32 = 0.2;
 
 impl Optimizer {
-    /// Makes moments for tensors that lie one behind the other from 0.
+    /// Makes moments for tensors in the order in which they lie.
     pub fn new(config: OptimizerConfig, tensors: Vec<(Range<usize>, Rule)>) -> Optimizer {
-        let len = tensors.last().map_or(0, |(range, _)| range.end);
-        Optimizer { config, first: vec![0.0; len], second: vec![0.0; len], tensors }
+        let first = tensors.iter().map(|(range, _)| range.len()).sum();
+        let second = tensors.iter().map(|(range, rule)| rule.second(range.len())).sum();
+        Optimizer { config, first: vec![0.0; first], second: vec![0.0; second], tensors }
     }
 
-    /// Moves the parameters against their gradients, which are cleared; returns the gradient's norm before clipping.
+    /// Returns how many moments there are.
+    pub fn moment_count(&self) -> usize {
+        self.first.len() + self.second.len()
+    }
+
+    /// Returns the first and second moments of every tensor; the second of matrices are empty.
+    pub fn moments(&mut self) -> Vec<(&mut [f32], &mut [f32])> {
+        let firsts = split(&mut self.first, self.tensors.iter().map(|(range, _)| range.len()));
+        let seconds = self.tensors.iter().map(|(range, rule)| rule.second(range.len()));
+        firsts.into_iter().zip(split(&mut self.second, seconds)).collect()
+    }
+
+    /// Returns the sum of the squares of the tensors' gradients.
+    pub fn square(&self, gradients: Gradients) -> f64 {
+        let pieces: Vec<&mut [f32]> = self.cut_gradients(gradients);
+        let sum = |g: &[f32]| g.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>();
+        // Collected and summed in the order in which they lie, so that a run repeats to the bit.
+        let squares: Vec<f64> = pieces.par_iter().flat_map(|g| g.par_chunks(PIECE)).map(sum).collect();
+        squares.into_iter().sum()
+    }
+
+    /// Moves the tensors against their gradients, which are cleared; `norm` is that of all ranks' gradients.
     ///
     /// `step` counts from 1; `rate` is the share of the highest learning rate.
-    pub fn step(&mut self, parameters: &mut [f32], gradients: &mut [f32], step: u64, rate: f32) -> f32 {
-        let square: f64 = gradients
-            .par_chunks(PIECE)
-            .map(|g| g.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>())
-            .sum();
-        let norm = square.sqrt() as f32;
+    pub fn step(&mut self, parameters: &mut [f32], gradients: Gradients, norm: f32, step: u64, rate: f32) {
         let c = self.config;
         let clip = if norm > c.clip { c.clip / norm } else { 1.0 };
         let exponent = i32::try_from(step).unwrap_or(i32::MAX);
@@ -102,18 +135,15 @@ impl Optimizer {
         };
         let rate = c.learning_rate * rate;
         let kept = 1.0 - rate * c.weight_decay;
-        let ranges = || self.tensors.iter().map(|(range, _)| range.len());
-        let all = split(parameters, ranges())
-            .into_par_iter()
-            .zip(split(gradients, ranges()))
-            .zip(split(&mut self.first, ranges()))
-            .zip(split(&mut self.second, ranges()))
-            .zip(&self.tensors);
-        all.for_each(|((((p, g), m), v), (_, rule))| {
-            if *rule != Rule::Vector {
+        let parameters = cut(parameters, self.tensors.iter().map(|(range, _)| range.clone()));
+        let gradients = self.cut_gradients(gradients);
+        let rules: Vec<Rule> = self.tensors.iter().map(|(_, rule)| *rule).collect();
+        let all = parameters.into_par_iter().zip(gradients).zip(self.moments()).zip(rules);
+        all.for_each(|(((p, g), (m, v)), rule)| {
+            if rule != Rule::Vector {
                 p.iter_mut().for_each(|p| *p *= kept);
             }
-            match *rule {
+            match rule {
                 Rule::Matrix { rows, columns } => {
                     move_matrix(p, g, m, (rows, columns), c, rate);
                 }
@@ -124,8 +154,27 @@ impl Optimizer {
                     .for_each(|((p, g), (m, v))| move_piece(p, g, m, v, update)),
             }
         });
-        norm
     }
+
+    fn cut_gradients<'a>(&self, gradients: Gradients<'a>) -> Vec<&'a mut [f32]> {
+        match gradients {
+            Gradients::Within(all) => cut(all, self.tensors.iter().map(|(range, _)| range.clone())),
+            Gradients::Apart(own) => split(own, self.tensors.iter().map(|(range, _)| range.len())),
+        }
+    }
+}
+
+/// Cuts ranges that follow one another, perhaps with gaps, out of numbers.
+fn cut(mut data: &mut [f32], ranges: impl Iterator<Item = Range<usize>>) -> Vec<&mut [f32]> {
+    let mut parts = Vec::new();
+    let mut at = 0;
+    for range in ranges {
+        let (part, rest) = data[range.start - at..].split_at_mut(range.len());
+        parts.push(part);
+        data = rest;
+        at = range.end;
+    }
+    parts
 }
 
 /// Splits numbers into parts of the given lengths.
@@ -225,10 +274,46 @@ mod tests {
             for step in 1..=2000 {
                 let mut g = vec![2.0 * (p[0] - 1.0), 8.0 * (p[1] + 0.5)];
                 let rate = 1.0 - step as f32 / 2001.0;
-                optimizer.step(&mut p, &mut g, step, rate);
+                optimizer.step(&mut p, Gradients::Within(&mut g), 1.0, step, rate);
                 assert_eq!(g, [0.0, 0.0]);
             }
             assert!((p[0] - 1.0).abs() < 0.02 && (p[1] + 0.5).abs() < 0.02, "{rule:?}: {p:?}");
+        }
+    }
+
+    #[test]
+    fn owners_of_parts_move_them_as_one_owner_of_all_does() {
+        let config = OptimizerConfig::default();
+        let matrix = Rule::Matrix { rows: 2, columns: 3 };
+        let tensors = vec![(0..4, Rule::Table), (4..10, matrix), (10..13, Rule::Vector), (13..19, matrix)];
+        // A table may be cut, and an owner's pieces need not be neighbours.
+        let owners = [
+            vec![(0..1, Rule::Table), (4..10, matrix)],
+            vec![(1..4, Rule::Table), (10..13, Rule::Vector), (13..19, matrix)],
+        ];
+        let mut whole = Optimizer::new(config, tensors);
+        let mut parts = owners.clone().map(|tensors| Optimizer::new(config, tensors));
+        assert_eq!(parts.iter().map(Optimizer::moment_count).sum::<usize>(), whole.moment_count());
+        let (mut p, mut q) = ([0.5_f32; 19], [0.5_f32; 19]);
+        for step in 1..=3 {
+            let gradient: Vec<f32> = (0..19).map(|i| ((i * 7 + step * 3) % 11) as f32 - 5.0).collect();
+            let mut g = gradient.clone();
+            let square = whole.square(Gradients::Within(&mut g));
+            whole.step(&mut p, Gradients::Within(&mut g), square.sqrt() as f32, step as u64, 1.0);
+            let mut own: Vec<Vec<f32>> = owners
+                .iter()
+                .map(|tensors| {
+                    tensors.iter().flat_map(|(range, _)| gradient[range.clone()].to_vec()).collect()
+                })
+                .collect();
+            let norms: f64 =
+                parts.iter().zip(&mut own).map(|(part, g)| part.square(Gradients::Apart(g))).sum();
+            assert_eq!(norms, square);
+            for (part, g) in parts.iter_mut().zip(&mut own) {
+                part.step(&mut q, Gradients::Apart(g), norms.sqrt() as f32, step as u64, 1.0);
+                assert!(g.iter().all(|g| *g == 0.0));
+            }
+            assert_eq!(p, q, "step {step}");
         }
     }
 }

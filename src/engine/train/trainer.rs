@@ -12,13 +12,18 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use serde_json::json;
+use sha2::Digest;
+use sha2::Sha256;
+use tracing::info;
 
 use crate::engine::model::llada2::Llada2Config;
 use crate::engine::train::checkpoint;
 use crate::engine::train::checkpoint::State;
+use crate::engine::train::collective::Collective;
 use crate::engine::train::layout::Layout;
 use crate::engine::train::layout::Tensor;
 use crate::engine::train::loss::Loss;
+use crate::engine::train::memory::Memory;
 use crate::engine::train::network::Network;
 use crate::engine::train::objective;
 use crate::engine::train::objective::Example;
@@ -28,6 +33,9 @@ use crate::engine::train::optimizer::Optimizer;
 use crate::engine::train::optimizer::OptimizerConfig;
 use crate::engine::train::optimizer::Rule;
 use crate::engine::train::optimizer::Schedule;
+use crate::engine::train::ownership::Ownership;
+use crate::engine::train::shards::Sharding;
+use crate::engine::train::shards::Shards;
 
 /// Tokens of one forward and backward pass; a step sums several.
 const PASS_TOKENS: usize = 2048;
@@ -56,6 +64,10 @@ pub struct TrainOptions {
     pub log_every: u64,
     /// Seed of weights, order and noise.
     pub seed: u64,
+    /// Whether layers are computed again in the backward pass, which takes less memory and more time.
+    pub recomputes: bool,
+    /// The processes that train together.
+    pub sharding: Sharding,
 }
 
 /// One line of `train.jsonl`, also handed to whoever watches.
@@ -75,6 +87,8 @@ pub struct Progress {
     pub busiest_expert: f64,
     /// The smallest share likewise: 0 is a dead expert.
     pub idlest_expert: f64,
+    /// What every rank keeps in memory, when a checkpoint is due.
+    pub memory: Vec<Memory>,
 }
 
 /// Says why training stopped.
@@ -104,12 +118,19 @@ pub enum TrainError {
         /// Now.
         now: usize,
     },
+    /// Ranks would train on different data.
+    #[error("the ranks have read different examples: all need the same files and arguments")]
+    RanksDiffer,
     /// The loss is not a number any more.
     #[error("the loss is not finite at step {0}: lower the learning rate")]
     Diverged(u64),
 }
 
 /// Trains until the schedule ends or `watch` returns false; resumes when `out` holds a state.
+///
+/// Every rank of `options.sharding` must call it with the same arguments. All see the same progress; it
+/// ends for all when one of them wants to. Only the first one touches files. After an error the caller
+/// must end the other ranks, which may be waiting.
 ///
 /// # Errors
 /// When data or checkpoint are unusable or the loss diverges.
@@ -124,9 +145,12 @@ pub fn train(
         return Err(TrainError::NoData);
     }
     let io = |source| TrainError::Io { path: options.out.display().to_string(), source };
-    std::fs::create_dir_all(&options.out).map_err(io)?;
+    let collective = &*options.sharding.collective;
+    if !collective.is_same(&digest(examples)) {
+        return Err(TrainError::RanksDiffer);
+    }
     let layout = Layout::new(&config).map_err(TrainError::Config)?;
-    let tensors = layout.tensors.iter().map(|tensor| (tensor.range.clone(), rule(tensor))).collect();
+    let tensors: Vec<_> = layout.tensors.iter().map(|tensor| (tensor.range.clone(), rule(tensor))).collect();
     let mut network = match &options.from {
         Some(folder) => begun(folder, config)?,
         None => {
@@ -136,16 +160,24 @@ pub fn train(
         }
     };
     network.precision = options.optimizer.precision;
-    let mut optimizer = Optimizer::new(options.optimizer, tensors);
-    let mut state = match checkpoint::read_state(&options.out, &mut network, &mut optimizer).map_err(io)? {
+    network.recomputes = options.recomputes;
+    let ownership = Ownership::new(&tensors, collective.size());
+    let mut optimizer = Optimizer::new(options.optimizer, ownership.of(collective.rank()));
+    let mut shards = Shards::new(&options.sharding, ownership, &mut network);
+    let resumed = checkpoint::read_state(&options.out, &mut network, &mut optimizer, &shards).map_err(io)?;
+    let mut state = match resumed {
         Some(state) if state.examples != examples.len() => {
             return Err(TrainError::OtherData { before: state.examples, now: examples.len() });
         }
         Some(state) => state,
         None => State { examples: examples.len(), ..State::default() },
     };
-    let mut log =
-        OpenOptions::new().create(true).append(true).open(options.out.join("train.jsonl")).map_err(io)?;
+    let memory = shards.memory(&network, &optimizer);
+    let mut log = None;
+    if collective.is_first() {
+        log = Some(open_log(&options.out).map_err(io)?);
+        memory.iter().for_each(|memory| info!("{memory}"));
+    }
     let noising = Noising {
         mask: network.config.mask_token_id,
         pad: network.config.pad_token_id,
@@ -175,16 +207,16 @@ pub fn train(
         }
         let weight: f64 = batches.iter().flat_map(|b| &b.targets).map(|t| f64::from(t.weight)).sum();
         let scale = 1.0 / weight.max(1.0) as f32;
-        let loss = batches.iter().map(|b| network.accumulate(b, scale)).fold(Loss::default(), Loss::plus);
+        let totals = shards.accumulate(&mut network, &optimizer, &batches, scale);
         state.step += 1;
         state.tokens += taken as u64;
-        if !loss.weighted.is_finite() {
+        if !totals.loss.weighted.is_finite() {
             return Err(TrainError::Diverged(state.step));
         }
-        window = window.plus(loss);
+        window = window.plus(totals.loss);
         let rate = options.schedule.rate(state.step);
-        optimizer.step(&mut network.parameters, &mut network.gradients, state.step, rate);
-        balance(&mut network, &mut load);
+        shards.step(&mut network, &mut optimizer, totals.norm, state.step, rate);
+        balance(&mut network, &totals.load, &mut load);
         state.seconds = seconds_before + started.elapsed().as_secs_f64();
 
         let is_last = state.step == options.schedule.steps;
@@ -196,18 +228,27 @@ pub fn train(
                 tokens: state.tokens,
                 tokens_per_s: (state.tokens - tokens_before) as f64 / started.elapsed().as_secs_f64(),
                 loss: window.weighted / window.weight.max(1.0),
-                dev_loss: saves.then(|| dev_loss(&mut network, options.objective, dev, noising)),
+                dev_loss: saves
+                    .then(|| dev_loss(&mut network, options.objective, dev, noising, collective)),
                 busiest_expert: busiest,
                 idlest_expert: idlest,
+                memory: if saves { shards.memory(&network, &optimizer) } else { Vec::new() },
             };
-            write_line(&mut log, &progress, rate, state.seconds, saves.then_some(&load)).map_err(io)?;
+            if let Some(log) = &mut log {
+                write_line(log, &progress, rate, state.seconds, saves.then_some(&load)).map_err(io)?;
+            }
             window = Loss::default();
             load.iter_mut().flatten().for_each(|n| *n = 0);
-            let goes_on = watch(&progress);
+            let mut stops = [f64::from(u8::from(!watch(&progress)))];
+            collective.sum(&mut stops);
+            let goes_on = stops == [0.0];
             if saves || !goes_on {
                 state.expert_bias.clone_from(&network.expert_bias);
-                checkpoint::write_state(&options.out, &state, &network, &optimizer).map_err(io)?;
-                checkpoint::write_model(&options.out, &network).map_err(io)?;
+                checkpoint::write_state(&options.out, &state, &network, &mut optimizer, &shards)
+                    .map_err(io)?;
+                if collective.is_first() {
+                    checkpoint::write_model(&options.out, &network).map_err(io)?;
+                }
             }
             if !goes_on {
                 break;
@@ -225,12 +266,38 @@ fn begun(folder: &Path, config: Llada2Config) -> Result<Network, TrainError> {
     Network::new(config, network.parameters, network.expert_bias).map_err(TrainError::Config)
 }
 
-/// Returns the mean loss of text tokens (no padding), nats: at fixed noise, or of the next token.
-pub fn dev_loss(network: &mut Network, objective: Objective, dev: &[Example], noising: Noising) -> f64 {
+/// Returns a number for the examples: ranks and runs that have the same one see the same batches.
+fn digest(examples: &[Example]) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    for example in examples {
+        hash.update(example.tokens.len().to_le_bytes());
+        example.tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+        for label in &example.labels {
+            hash.update(label.position.to_le_bytes());
+            hash.update(label.weight.to_le_bytes());
+        }
+    }
+    hash.finalize().to_vec()
+}
+
+fn open_log(folder: &Path) -> std::io::Result<File> {
+    std::fs::create_dir_all(folder)?;
+    OpenOptions::new().create(true).append(true).open(folder.join("train.jsonl"))
+}
+
+/// Returns the mean loss of text tokens (no padding), nats: at fixed noise, or of the next token; each
+/// rank computes a part.
+pub fn dev_loss(
+    network: &mut Network,
+    objective: Objective,
+    dev: &[Example],
+    noising: Noising,
+    collective: &Collective,
+) -> f64 {
     let mut rng = StdRng::seed_from_u64(1);
     let order: Vec<u32> = (0..dev.len() as u32).collect();
     let mut sum = Loss::default();
-    let mut cursor = 0;
+    let (mut cursor, mut pass) = (0, 0);
     while cursor < order.len() {
         let range = objective::take(&order, dev, cursor, PASS_TOKENS, noising.block);
         let some: Vec<&Example> = dev[range.clone()].iter().collect();
@@ -241,10 +308,15 @@ pub fn dev_loss(network: &mut Network, objective: Objective, dev: &[Example], no
                 objective::noise_evenly(&some, noising, &mut rng)
             }
         };
-        sum = sum.plus(network.evaluate(&batch));
+        if pass % collective.size() == collective.rank() {
+            sum = sum.plus(network.evaluate(&batch));
+        }
+        pass += 1;
     }
     network.take_load();
-    sum.nats / sum.rows.max(1) as f64
+    let mut sums = [sum.nats, sum.rows as f64];
+    collective.sum(&mut sums);
+    sums[0] / sums[1].max(1.0)
 }
 
 /// Returns initial weights: normal with deviation 0.02, outputs of residual branches smaller by their number; norms 1.
@@ -287,9 +359,8 @@ fn shuffled(count: usize, seed: u64, epoch: u64) -> Vec<u32> {
 }
 
 /// Raises the bias of experts that took less than their share and lowers the others'.
-fn balance(network: &mut Network, load: &mut [Vec<usize>]) {
-    let taken = network.take_load();
-    for ((bias, taken), sum) in network.expert_bias.iter_mut().zip(&taken).zip(load) {
+fn balance(network: &mut Network, taken: &[Vec<usize>], load: &mut [Vec<usize>]) {
+    for ((bias, taken), sum) in network.expert_bias.iter_mut().zip(taken).zip(load) {
         let mean = taken.iter().sum::<usize>() as f32 / taken.len() as f32;
         for ((b, t), s) in bias.iter_mut().zip(taken).zip(sum) {
             *b += BALANCE_RATE * (mean - *t as f32).signum();
@@ -325,6 +396,9 @@ fn write_line(
     });
     if let Some(dev_loss) = progress.dev_loss {
         line["dev_loss"] = json!(dev_loss);
+    }
+    if !progress.memory.is_empty() {
+        line["memory"] = json!(progress.memory);
     }
     if let Some(load) = load {
         line["expert_share"] = json!(load.iter().map(|layer| shares(layer)).collect::<Vec<_>>());

@@ -114,3 +114,42 @@ fn gradients_of_rounded_products_are_near_the_exact_ones() {
     let size: f32 = exact.gradients.iter().map(|a| a * a).sum();
     assert!(distance < 1e-3 * size, "{distance} of {size}");
 }
+
+#[test]
+fn layers_computed_again_give_the_same_gradients_to_the_bit() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let (mut kept, mut again) = (network(3), network(3));
+        (kept.precision, again.precision) = (precision, precision);
+        again.recomputes = true;
+        // Twice, and another batch between: nothing of a pass may stay for the next.
+        for scale in [1.0, 0.5] {
+            assert_eq!(kept.accumulate(&batch(), scale), again.accumulate(&batch(), scale));
+            assert_eq!(kept.gradients, again.gradients);
+            let mut other = batch();
+            other.clean.reverse();
+            assert_eq!(kept.evaluate(&other), again.evaluate(&other));
+        }
+        assert_eq!(kept.take_load(), again.take_load());
+        assert!(again.activation_bytes() < kept.activation_bytes());
+    }
+}
+
+#[test]
+fn parts_add_up_to_the_whole_gradient() {
+    let (mut whole, mut by_parts, batch) = (network(3), network(3), batch());
+    let loss = whole.accumulate(&batch, 0.5);
+    let mut sum = vec![0.0; by_parts.layout.len];
+    let mut given = Vec::new();
+    let mut done = |part: Range<usize>, gradients: &mut [f32]| {
+        sum[part.clone()].iter_mut().zip(gradients).for_each(|(sum, g)| *sum += *g);
+        given.push(part);
+    };
+    let mut work = Vec::new();
+    let mut sink = Sink::Parts { work: &mut work, done: &mut done };
+    assert_eq!(by_parts.accumulate_into(&batch, 0.5, &mut sink), loss);
+    assert_eq!(given, by_parts.parts());
+    assert!(by_parts.gradients.iter().all(|g| *g == 0.0));
+    for (i, (a, b)) in sum.iter().zip(&whole.gradients).enumerate() {
+        assert!((a - b).abs() <= 1e-6 + 1e-5 * b.abs(), "{i}: {a} and {b}");
+    }
+}
