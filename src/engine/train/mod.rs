@@ -1,7 +1,7 @@
 //! Training from scratch on a CPU: block-diffusion objective, gradients by hand, Muon and AdamW.
 //!
 //! Reading order: [`objective`] (what is masked), [`network`] (forward and backward) with
-//! [`attention`], [`experts`] and [`loss`], [`optimizer`] with `muon`, [`checkpoint`], [`trainer`].
+//! [`attention`], [`experts`] and [`loss`], [`optimizer`] with `muon`, [`checkpoint`], [`trainer`], [`tune`] (a base to an adapter).
 
 pub mod attention;
 pub mod batch;
@@ -15,3 +15,4 @@ pub mod network;
 pub mod objective;
 pub mod optimizer;
 pub mod trainer;
+pub mod tune;
