@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::assist::Calls;
 use crate::assist::Parts;
+use crate::assist::adapters::Adapters;
 use crate::assist::draft::Drafter;
 use crate::assist::library::Library;
 use crate::assist::terms::Terms;
@@ -65,6 +66,9 @@ impl App {
         let Model { drafter, emotions, completer, engine } = load_model(&config.model, loading);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let terms = Terms::new(store.clone());
+        let adapters =
+            engine.clone().map_or_else(Adapters::default, |engine| Adapters::new(engine, data_dir));
+        adapters.load_all().await;
         let parts = Parts {
             store,
             bus: Bus::default(),
@@ -73,6 +77,7 @@ impl App {
             searches: Arc::new(Semaphore::new(cores)),
             drafter,
             emotions,
+            adapters,
             engine,
             counters: Arc::default(),
             config: config.calls,

@@ -79,7 +79,7 @@ impl Actor {
     }
 
     pub(super) fn start_reading(&mut self, segment: String) {
-        let Some(reader) = self.parts.emotions.clone() else { return };
+        let Some(reader) = self.emotions.clone() else { return };
         if !self.parts.config.emotions {
             return;
         }
@@ -131,7 +131,7 @@ impl Actor {
         let Some(state) = &mut self.state else { return String::new() };
         let id = state.next_draft_id();
         let request = DraftRequest { turns: state.turns(), cards: self.answers.clone(), instruction, claim };
-        let stream = self.parts.drafter.draft(request);
+        let stream = self.drafter.draft(request);
         let is_promised = false;
         self.work.writing =
             Some(Writing { id: id.clone(), stream, shown: None, original: None, is_promised });
@@ -150,7 +150,7 @@ impl Actor {
         self.drop_draft();
         let claim = self.claim();
         let context = DraftRequest { turns: finished.turns, cards: finished.cards, instruction, claim };
-        let stream = self.parts.drafter.edit(EditRequest {
+        let stream = self.drafter.edit(EditRequest {
             context,
             text: finished.draft.text.clone(),
             quotes: finished.draft.quotes.clone(),

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::assist::Parts;
 use crate::assist::counters::count;
+use crate::assist::draft::Drafter;
 use crate::assist::intake::Refusal;
 use crate::assist::intake::Spoken;
 use crate::assist::intake::Start;
@@ -27,11 +28,13 @@ use crate::assist::message::send;
 use crate::assist::observe::Observer;
 use crate::assist::state::CallState;
 use crate::assist::work::Work;
+use crate::engine::handle::Engine;
 use crate::event::CallKey;
 use crate::event::Card;
 use crate::event::Envelope;
 use crate::event::Event;
 use crate::event::Speaker;
+use crate::monitor::emotion::EmotionReader;
 use crate::monitor::redact::redact_json;
 use crate::monitor::redact::redact_text;
 use crate::monitor::sensitive::SharedTermLists;
@@ -71,6 +74,10 @@ pub(super) struct Outbox {
 pub(super) struct Actor {
     pub key: CallKey,
     pub parts: Arc<Parts>,
+    /// Writes the call's drafts, with the experts that its tenant had when it was opened.
+    pub drafter: Drafter,
+    /// Reads its emotions, likewise.
+    pub emotions: Option<EmotionReader>,
     mailbox: mpsc::Receiver<Message>,
     /// `None` until the call is opened.
     pub state: Option<CallState>,
@@ -88,15 +95,25 @@ pub(super) struct Actor {
 }
 
 impl Actor {
-    /// Returns an actor that knows nothing yet; its tenant's terms are `terms`.
+    /// Returns an actor that knows nothing yet; its tenant's terms are `terms`, its form of the model `tuned`.
     pub fn new(
         key: CallKey,
         parts: Arc<Parts>,
         terms: SharedTermLists,
+        tuned: Option<Engine>,
         mailbox: mpsc::Receiver<Message>,
     ) -> Actor {
         let lost_at = Instant::now() + parts.config.resume();
+        let (drafter, emotions) = match tuned {
+            Some(engine) => (
+                parts.drafter.with_engine(&engine),
+                parts.emotions.as_ref().map(|reader| reader.with_engine(&engine)),
+            ),
+            None => (parts.drafter.clone(), parts.emotions.clone()),
+        };
         Actor {
+            drafter,
+            emotions,
             key,
             mailbox,
             state: None,

@@ -171,7 +171,8 @@ impl Calls {
         self.shared.runtime.spawn(async move {
             let parts = Arc::clone(&calls.shared.parts);
             let terms = parts.terms.of(&key.tenant).await;
-            Actor::new(key.clone(), parts, terms, mailbox).run(stopping).await;
+            let tuned = parts.adapters.of(&key.tenant).await;
+            Actor::new(key.clone(), parts, terms, tuned, mailbox).run(stopping).await;
             calls.forget(&key);
         });
         Ok(Started::New(sender))

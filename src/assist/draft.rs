@@ -89,6 +89,11 @@ impl Drafter {
         Drafter { writer: Err(reason.to_owned()) }
     }
 
+    /// Returns a drafter that writes with another form of the same model.
+    pub fn with_engine(&self, engine: &Engine) -> Drafter {
+        Drafter { writer: self.writer.clone().map(|writer| Arc::new(writer.with_engine(engine))) }
+    }
+
     /// Starts a draft. Failure is an update too.
     pub fn draft(&self, request: DraftRequest) -> DraftStream {
         DraftStream::of(self.writer().and_then(|writer| writer.draft(&request)))

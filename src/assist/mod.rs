@@ -3,8 +3,9 @@
 //! Read in this order: [`intake`] (what senders say), `state` (the fold of a call's log),
 //! `observe` (a segment to its events), `work` (search, reading, draft under way), `message`
 //! (what is said to an actor), `call` and `answer` (the actor), [`calls`] (the registry and the only way in). [`library`] and [`terms`]
-//! keep what calls look up in step with the store.
+//! keep what calls look up in step with the store, [`adapters`] the model of each tenant with its file.
 
+pub mod adapters;
 mod answer;
 mod call;
 pub mod calls;
@@ -35,6 +36,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
+use crate::assist::adapters::Adapters;
 use crate::assist::counters::Counters;
 use crate::assist::draft::Drafter;
 use crate::assist::terms::Terms;
@@ -91,6 +93,8 @@ pub struct Parts {
     pub drafter: Drafter,
     /// Reads emotions; `None` without a model.
     pub emotions: Option<EmotionReader>,
+    /// The tuned forms of the model that tenants have.
+    pub adapters: Adapters,
     /// The engine behind both, to see what it does.
     pub engine: Option<Engine>,
     /// What is counted.

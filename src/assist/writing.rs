@@ -101,6 +101,11 @@ impl Writer {
         })
     }
 
+    /// Returns the same with another form of the same model.
+    pub fn with_engine(&self, engine: &Engine) -> Writer {
+        Writer { engine: engine.clone(), banned: self.banned.clone(), ..*self }
+    }
+
     /// Starts a whole draft.
     pub fn draft(self: &Arc<Self>, request: &DraftRequest) -> Result<Writing, DraftError> {
         let quotes = match self.drafting {

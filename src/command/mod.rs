@@ -1,5 +1,6 @@
 //! One file for each subcommand: its arguments and what it does.
 
+mod adapter;
 mod bench;
 mod chat;
 mod demo;
@@ -14,6 +15,7 @@ mod replay;
 mod screen;
 mod serve;
 mod train;
+mod tune;
 mod user;
 
 use std::fs::File;
@@ -39,8 +41,10 @@ pub enum Command {
     Infill(infill::Args),
     /// Fetches a checkpoint from a model hub.
     Pull(pull::Args),
-    /// Trains a model from scratch or goes on from a checkpoint.
+    /// Trains a model from scratch, goes on from a checkpoint, or tunes one to a company with --tune.
     Train(train::Args),
+    /// Gives tenants tuned forms of the model, takes them away and lists them.
+    Adapter(adapter::Args),
     /// Measures the engine.
     Bench(bench::Args),
     /// Checks fixtures and measures redaction, knowledge and the model on labelled data.
@@ -108,6 +112,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Infill(args) => infill::run(args),
         Command::Pull(args) => pull::run(args),
         Command::Train(args) => train::run(args),
+        Command::Adapter(args) => adapter::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Knowledge(args) => knowledge::run(args),

@@ -41,6 +41,9 @@ pub struct ModelArgs {
     /// The checkpoint's folder; the bundled model when missing.
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     model: Option<PathBuf>,
+    /// A tuned form of the model, made by `chatdlm train --tune`.
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    adapter: Option<PathBuf>,
     /// Tokens denoised together; the checkpoint's own when missing.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=512), help_heading = "Model")]
     block_length: Option<u16>,
@@ -93,6 +96,10 @@ impl ModelArgs {
         let folder = place.folder();
         let engine = Engine::start_watched(&folder, place.engine, loading::bar());
         let engine = engine.with_context(|| format!("cannot load the model in {}", folder.display()))?;
+        let engine = match &self.adapter {
+            Some(file) => engine.tuned(file)?,
+            None => engine,
+        };
         Ok(Completer::new(engine)?)
     }
 

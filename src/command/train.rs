@@ -14,6 +14,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rayon::prelude::*;
 
+use crate::command::tune;
+use crate::command::tune::TuneArgs;
 use crate::corpus::service::Split;
 use crate::corpus::tasks;
 use crate::corpus::tasks::Document;
@@ -46,36 +48,37 @@ pub struct Args {
     /// Folder of the openly licensed sets (JSON lines, zst) with emotion_labels.json.
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Folder of company folders: articles, labelled calls and queries.
+    /// Folders of companies: articles, labelled calls and queries; with --tune a single company's do too.
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    pub(super) service: Vec<PathBuf>,
+    /// Folder of the checkpoint, its log and what resuming needs; with --tune the adapter's file.
     #[arg(long)]
-    service: Option<PathBuf>,
-    /// Folder of the checkpoint, its log and what resuming needs.
-    #[arg(long)]
-    out: PathBuf,
-    /// Checkpoint to begin a new run with: its weights, shape and tokenizer; without it they are made anew.
-    #[arg(long)]
-    from: Option<PathBuf>,
+    pub(super) out: PathBuf,
+    /// Checkpoint to begin a new run with: its weights, shape and tokenizer; without it they are made
+    /// anew. With --tune the base model, the bundled one when missing.
+    #[arg(long, value_name = "DIR")]
+    pub(super) from: Option<PathBuf>,
     /// What is predicted.
     #[arg(long, value_enum, default_value_t = Objective::BlockDiffusion)]
     objective: Objective,
     /// How often the service documents are repeated in a pass over the data.
     #[arg(long, default_value_t = 3)]
     service_repeat: usize,
-    /// Optimizer steps in all; a resumed run may be given another number.
-    #[arg(long, default_value_t = 5000)]
-    steps: u64,
-    /// Steps at the end in which the learning rate decays.
-    #[arg(long, default_value_t = 1500)]
-    decay: u64,
-    /// Steps in which the learning rate warms up.
-    #[arg(long, default_value_t = 100)]
-    warm_up: u64,
+    /// Optimizer steps in all; a resumed run may be given another number [default: 5000; with --tune 120].
+    #[arg(long)]
+    pub(super) steps: Option<u64>,
+    /// Steps at the end in which the learning rate decays [default: 1500; with --tune half of all].
+    #[arg(long)]
+    pub(super) decay: Option<u64>,
+    /// Steps in which the learning rate warms up [default: 100; with --tune 10].
+    #[arg(long)]
+    pub(super) warm_up: Option<u64>,
     /// Tokens of one step.
     #[arg(long, default_value_t = 4096)]
-    batch_tokens: usize,
-    /// The highest learning rate.
-    #[arg(long, default_value_t = 2e-3)]
-    learning_rate: f32,
+    pub(super) batch_tokens: usize,
+    /// The highest learning rate [default: 0.002; with --tune as the kind wants].
+    #[arg(long)]
+    pub(super) learning_rate: Option<f32>,
     /// Width of the residual stream.
     #[arg(long, default_value_t = 192)]
     hidden: usize,
@@ -99,7 +102,7 @@ pub struct Args {
     block: usize,
     /// The longest document, in tokens; longer ones are cut.
     #[arg(long, default_value_t = 512)]
-    context: usize,
+    pub(super) context: usize,
     /// Steps between checkpoints.
     #[arg(long, default_value_t = 250)]
     checkpoint_every: u64,
@@ -108,10 +111,10 @@ pub struct Args {
     log_every: u64,
     /// How the factors of products are rounded; sums, norms and the router are in f32 always.
     #[arg(long, value_enum, default_value_t = Precision::Bf16)]
-    precision: Precision,
+    pub(super) precision: Precision,
     /// Threads; 0 for one a core. The ranks of one machine share its cores.
     #[arg(long, default_value_t = 0)]
-    threads: usize,
+    pub(super) threads: usize,
     /// Compute each layer again in the backward pass, which takes less memory and a third more work.
     #[arg(long)]
     recompute: bool,
@@ -121,7 +124,9 @@ pub struct Args {
     zero: Stage,
     /// Seed of weights, order and noise.
     #[arg(long, default_value_t = 1)]
-    seed: u64,
+    pub(super) seed: u64,
+    #[command(flatten)]
+    pub(super) tune: TuneArgs,
 }
 
 /// Runs the command.
@@ -129,8 +134,11 @@ pub struct Args {
 /// # Errors
 /// One line that names what is wrong and what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(kind) = args.tune.tune {
+        return tune::run(&args, kind);
+    }
     anyhow::ensure!(
-        args.data.is_some() || args.service.is_some(),
+        args.data.is_some() || !args.service.is_empty(),
         "give --data, --service or both: there is nothing to train on"
     );
     let collective = Rc::new(Collective::start()?);
@@ -154,13 +162,14 @@ fn train(args: &Args, collective: &Rc<Collective>) -> anyhow::Result<()> {
         Some(folder) => tasks::open_documents(folder, &mut rng)?,
         None => Vec::new(),
     };
+    let steps = args.steps.unwrap_or(5000);
     let mut dev = Vec::new();
-    if let Some(folder) = &args.service {
+    for folder in &args.service {
         let service = tasks::service_documents(folder, Split::Train, &mut rng)?;
         documents.extend(service.iter().cycle().take(service.len() * args.service_repeat).cloned());
-        dev = tasks::service_documents(folder, Split::Dev, &mut rng)?;
-        dev.truncate(600);
+        dev.extend(tasks::service_documents(folder, Split::Dev, &mut rng)?);
     }
+    dev.truncate(600);
     let tokenizer = tokenizer(args, &documents, collective)?;
     let examples = encode(&documents, &tokenizer, args.context)?;
     let dev = encode(&dev, &tokenizer, args.context)?;
@@ -174,9 +183,9 @@ fn train(args: &Args, collective: &Rc<Collective>) -> anyhow::Result<()> {
         from: args.from.clone(),
         objective: args.objective,
         batch_tokens: args.batch_tokens,
-        schedule: Schedule { warm_up: args.warm_up, decay: args.decay, steps: args.steps },
+        schedule: Schedule { warm_up: args.warm_up.unwrap_or(100), decay: args.decay.unwrap_or(1500), steps },
         optimizer: OptimizerConfig {
-            learning_rate: args.learning_rate,
+            learning_rate: args.learning_rate.unwrap_or(2e-3),
             precision: args.precision,
             ..OptimizerConfig::default()
         },
@@ -188,9 +197,7 @@ fn train(args: &Args, collective: &Rc<Collective>) -> anyhow::Result<()> {
     };
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signal(Arc::clone(&stop))?;
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}");
-    let bar = if collective.is_first() { ProgressBar::new(args.steps) } else { ProgressBar::hidden() };
-    let bar = bar.with_style(style.context("progress bar")?);
+    let bar = if collective.is_first() { step_bar(steps)? } else { ProgressBar::hidden() };
     trainer::train(config, &examples, &dev, &options, |progress| {
         bar.set_position(progress.step);
         bar.set_message(format!("loss {:.3}, {:.0} tokens/s", progress.loss, progress.tokens_per_s));
@@ -208,8 +215,14 @@ fn train(args: &Args, collective: &Rc<Collective>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Returns a bar that counts steps.
+pub(super) fn step_bar(steps: u64) -> anyhow::Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}");
+    Ok(ProgressBar::new(steps).with_style(style.context("progress bar")?))
+}
+
 /// Asks the loop to stop at its next line of the log, with a checkpoint, on SIGINT or SIGTERM.
-fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
+pub(super) fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         runtime.block_on(async {
@@ -257,7 +270,11 @@ fn train_tokenizer(args: &Args, documents: &[Document]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn encode(documents: &[Document], tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Vec<Example>> {
+pub(super) fn encode(
+    documents: &[Document],
+    tokenizer: &Tokenizer,
+    context: usize,
+) -> anyhow::Result<Vec<Example>> {
     let encoded: Result<Vec<Example>, _> =
         documents.par_iter().map(|d| example(&d.pieces, tokenizer, context)).collect();
     let mut examples = encoded?;

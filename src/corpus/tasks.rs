@@ -70,17 +70,25 @@ pub fn service_documents(root: &Path, split: Split, rng: &mut StdRng) -> anyhow:
     let mut documents = Vec::new();
     for company in service::companies(root)? {
         let articles = company.articles()?;
-        let passages: Vec<(String, String)> = articles.iter().flat_map(passages).collect();
         if split == Split::Train {
-            documents.extend(passages.iter().map(|(title, text)| card_document(title, text)));
+            let passages = articles.iter().flat_map(passages);
+            documents.extend(passages.map(|(title, text)| card_document(&title, &text)));
         }
-        let of_article: HashMap<&str, Vec<(String, String)>> =
-            articles.iter().map(|a| (a.id.as_str(), self::passages(a))).collect();
-        for call in company.calls(split)? {
-            call_documents(&call, &of_article, &passages, rng, &mut documents);
-        }
+        documents.extend(documents_of_calls(&articles, &company.calls(split)?, rng));
     }
     Ok(documents)
+}
+
+/// Returns every document of a company's labelled calls.
+pub fn documents_of_calls(articles: &[Article], calls: &[Dialogue], rng: &mut StdRng) -> Vec<Document> {
+    let passages: Vec<(String, String)> = articles.iter().flat_map(passages).collect();
+    let of_article: HashMap<&str, Vec<(String, String)>> =
+        articles.iter().map(|a| (a.id.as_str(), self::passages(a))).collect();
+    let mut documents = Vec::new();
+    for call in calls {
+        call_documents(call, &of_article, &passages, rng, &mut documents);
+    }
+    documents
 }
 
 fn call_documents(
@@ -297,7 +305,7 @@ fn ended(task: Task, mut pieces: Vec<Piece>) -> Document {
     Document { task, pieces }
 }
 
-fn card_document(title: &str, text: &str) -> Document {
+pub(super) fn card_document(title: &str, text: &str) -> Document {
     let mut pieces = Vec::new();
     prompt::card(&mut pieces, title, text);
     ended(Task::Language, pieces)
@@ -323,7 +331,12 @@ fn summary_document(dialogue: &Dialogue, turns: &[Turn]) -> Option<Document> {
     Some(ended(Task::Summary, pieces))
 }
 
-fn reply_document(task: Task, cards: &[(String, String)], turns: &[Turn], answer: &str) -> Document {
+pub(super) fn reply_document(
+    task: Task,
+    cards: &[(String, String)],
+    turns: &[Turn],
+    answer: &str,
+) -> Document {
     let cards: Vec<(&str, &str)> =
         cards.iter().map(|(title, text)| (title.as_str(), text.as_str())).collect();
     let mut pieces = prompt::reply(&cards, turns);
@@ -399,7 +412,7 @@ fn best_passage(
     candidates.last().map(|p| (*p).clone())
 }
 
-fn words(text: &str) -> Vec<String> {
+pub(super) fn words(text: &str) -> Vec<String> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|w| w.len() > 2).map(str::to_lowercase).collect()
 }
 

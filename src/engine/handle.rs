@@ -11,6 +11,8 @@ use std::sync::mpsc::sync_channel;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
 
+use crate::engine::adapter::AdapterError;
+use crate::engine::adapter::AdapterFile;
 use crate::engine::config::ConfigError;
 use crate::engine::config::ModelConfig;
 use crate::engine::constraint::Constraint;
@@ -20,6 +22,7 @@ use crate::engine::constraint::tokens::Automaton;
 use crate::engine::load::Load;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::transformer::Model;
+use crate::engine::model::tuned::Adapter;
 use crate::engine::runner::Runner;
 use crate::engine::sampler::Rule;
 use crate::engine::scheduler::Claim;
@@ -204,10 +207,12 @@ impl Generation {
     }
 }
 
-/// The engine. Clones share one thread, which ends with the last of them.
+/// The engine, or one of its tuned forms. All share one thread, which ends with the last of them.
 #[derive(Debug, Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
+    /// Whose experts this handle's requests run through; the base's when `None`.
+    adapter: Option<Arc<Adapter>>,
 }
 
 #[derive(Debug)]
@@ -222,6 +227,8 @@ struct Shared {
     tokenizer: Tokenizer,
     structures: Structures,
     folder: PathBuf,
+    /// What tells the loaded weights from others.
+    fingerprint: String,
     weight_bytes: usize,
 }
 
@@ -250,6 +257,7 @@ impl Engine {
         let predictor = StepPredictor::read(folder)?;
         let tokenizer = Tokenizer::read(folder)?;
         let weights = Weights::open(folder)?;
+        let fingerprint = weights.fingerprint();
         let model = Model::load(model_config.clone(), &weights, config.quant, progress)?;
         let weight_bytes = model.bytes();
         // The thread empties the channel at each step; how many wait in both is counted, and one more
@@ -272,9 +280,35 @@ impl Engine {
             tokenizer,
             structures,
             folder,
+            fingerprint,
             weight_bytes,
         };
-        Ok(Engine { shared: Arc::new(shared) })
+        Ok(Engine { shared: Arc::new(shared), adapter: None })
+    }
+
+    /// Loads an adapter and returns a handle whose requests run through its experts, among all others'
+    /// requests. The adapter's memory is free when the last such handle and its requests are gone.
+    ///
+    /// # Errors
+    /// When the file is no adapter, was tuned on another base, or does not fit the model.
+    ///
+    /// # Blocking
+    /// As long as reading and packing the changed experts takes.
+    pub fn tuned(&self, path: &Path) -> Result<Engine, AdapterError> {
+        let Shared { model, config, folder, fingerprint, load, .. } = &*self.shared;
+        let file = AdapterFile::read(path)?;
+        file.check_base(fingerprint)?;
+        let weights = Weights::open(folder)?;
+        if weights.fingerprint() != *fingerprint {
+            return Err(AdapterError::BaseChanged { folder: folder.clone() });
+        }
+        let adapter = Adapter::new(model, &weights, config.quant, &file, Arc::clone(load))?;
+        Ok(Engine { shared: Arc::clone(&self.shared), adapter: Some(Arc::new(adapter)) })
+    }
+
+    /// Returns the adapter of a handle that was tuned.
+    pub fn adapter(&self) -> Option<&Arc<Adapter>> {
+        self.adapter.as_ref()
     }
 
     /// Returns the model's shapes.
@@ -345,7 +379,8 @@ impl Engine {
             sequence.enforce(constraint, model.vocab_size)?;
         }
         let (sender, receiver) = watch::channel(Ok(Snapshot::default()));
-        self.send(Job { sequence, claim: request.claim, reader: Reader::Generate(sender) })?;
+        let adapter = self.adapter.clone();
+        self.send(Job { sequence, adapter, claim: request.claim, reader: Reader::Generate(sender) })?;
         Ok(Generation { receiver, is_over: false })
     }
 
@@ -371,7 +406,8 @@ impl Engine {
         }
         let sequence = Sequence::score(tokens, position, Form::of(model));
         let (sender, receiver) = oneshot::channel();
-        self.send(Job { sequence, claim, reader: Reader::Score(labels, sender) })?;
+        let adapter = self.adapter.clone();
+        self.send(Job { sequence, adapter, claim, reader: Reader::Score(labels, sender) })?;
         Ok(receiver.await.map_err(|_| EngineError::Stopped)??)
     }
 

@@ -21,6 +21,10 @@ pub struct Load {
     pub reused_tokens: AtomicU64,
     /// Tokens unmasked since the start.
     pub tokens: AtomicU64,
+    /// Adapters in memory.
+    pub adapters: AtomicUsize,
+    /// The memory that they take beside the base model, in bytes.
+    pub adapter_bytes: AtomicUsize,
     /// Whether the engine's thread has ended: nothing will be answered any more.
     pub has_stopped: AtomicBool,
 }

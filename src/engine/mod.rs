@@ -5,8 +5,9 @@
 //! [`levenshtein`] (what moves), [`sampling`] (chance), [`steps`] (how many passes it will take),
 //! [`constraint`] (what may stand), [`scheduler`] (who runs), [`runner`] (one step), [`worker`] (the
 //! thread) and [`handle`] (what callers hold), with [`load`]. Below them [`model`] (the forward pass), [`kv_cache`] with its
-//! [`pages`], [`weights`] and [`ops`] (arithmetic); beside them [`train`].
+//! [`pages`], [`weights`] and [`ops`] (arithmetic); beside them [`adapter`] (a tuning as a file) and [`train`].
 
+pub mod adapter;
 pub mod config;
 pub mod constraint;
 pub mod handle;

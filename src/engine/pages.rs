@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 use std::collections::HashMap;
 
 use crate::engine::kv_cache::PAGE;
+use crate::engine::model::tuned::AdapterId;
 
 /// The number of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,14 +30,20 @@ impl PageId {
     }
 }
 
+/// What the keys and values of a sequence depend on beside its tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The block length: it decides what a row sees.
+    pub block: usize,
+    /// Whose experts the rows run through; the base's when `None`.
+    pub adapter: Option<AdapterId>,
+}
+
 /// What comes before a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Before {
-    /// Nothing: the sequence begins here. What its rows see depends on its block length.
-    Start {
-        /// The block length.
-        block: usize,
-    },
+    /// Nothing: the sequence begins here.
+    Start(Origin),
     /// A page of the index.
     Page(PageId),
 }
@@ -89,12 +96,12 @@ impl Pages {
         self.pages.len()
     }
 
-    /// Returns the longest chain of indexed pages that a sequence of these blocks and `tokens`
+    /// Returns the longest chain of indexed pages that a sequence of this origin and `tokens`
     /// begins with, each held once more.
-    pub fn share(&mut self, block: usize, tokens: &[u32]) -> Vec<PageId> {
+    pub fn share(&mut self, origin: Origin, tokens: &[u32]) -> Vec<PageId> {
         self.clock += 1;
         let mut chain = Vec::new();
-        let mut before = Before::Start { block };
+        let mut before = Before::Start(origin);
         for tokens in tokens.chunks_exact(PAGE) {
             let Some(page) = self.index.get(&(before, tokens.into())).copied() else { break };
             self.hold(page);
@@ -134,7 +141,7 @@ impl Pages {
             return first;
         }
         let depth = match before {
-            Before::Start { .. } => 0,
+            Before::Start(_) => 0,
             Before::Page(before) => self.pages[before.index()].depth + 1,
         };
         let entry = &mut self.pages[page.index()];
@@ -189,8 +196,10 @@ mod tests {
         pages.iter().flat_map(|token| [*token; PAGE]).collect()
     }
 
+    const ORIGIN: Origin = Origin { block: 16, adapter: None };
+
     fn under(chain: &[PageId], at: usize) -> Before {
-        at.checked_sub(1).map_or(Before::Start { block: 16 }, |before| Before::Page(chain[before]))
+        at.checked_sub(1).map_or(Before::Start(ORIGIN), |before| Before::Page(chain[before]))
     }
 
     /// A sequence as the engine runs it: shared pages, then its own, entered one by one as they fill.
@@ -238,7 +247,7 @@ mod tests {
             if let Some((before, _)) = &page.key {
                 assert!(!is_free, "what is indexed is not free");
                 let is_reachable = match before {
-                    Before::Start { .. } => true,
+                    Before::Start(_) => true,
                     Before::Page(before) => pages.pages[before.index()].key.is_some(),
                 };
                 assert!(is_reachable, "{id:?} is reachable");
@@ -256,7 +265,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Begin(tokens) => {
-                        let mut chain = pages.share(16, &filled(&tokens));
+                        let mut chain = pages.share(ORIGIN, &filled(&tokens));
                         let entered = chain.len();
                         while chain.len() < tokens.len() {
                             match pages.take() {
@@ -305,10 +314,13 @@ mod tests {
         for (at, token) in [5, 6].into_iter().enumerate() {
             pages.enter(under(&chain, at), chain[at], &filled(&[token]));
         }
-        assert_eq!(pages.share(16, &filled(&[5, 7])), chain[..1]);
-        assert_eq!(pages.share(16, &filled(&[5, 6, 7])), chain);
-        assert_eq!(pages.share(16, &filled(&[6])), [], "a page is known with what comes before it");
-        assert_eq!(pages.share(32, &filled(&[5])), [], "other blocks see other positions");
+        assert_eq!(pages.share(ORIGIN, &filled(&[5, 7])), chain[..1]);
+        assert_eq!(pages.share(ORIGIN, &filled(&[5, 6, 7])), chain);
+        assert_eq!(pages.share(ORIGIN, &filled(&[6])), [], "a page is known with what comes before it");
+        let wider = Origin { block: 32, ..ORIGIN };
+        assert_eq!(pages.share(wider, &filled(&[5])), [], "other blocks see other positions");
+        let tuned = Origin { adapter: Some(AdapterId::next()), ..ORIGIN };
+        assert_eq!(pages.share(tuned, &filled(&[5])), [], "other experts give other keys and values");
     }
 
     #[test]
@@ -322,6 +334,6 @@ mod tests {
         pages.release_all(&chain);
         assert_eq!(pages.available(), 3);
         assert_eq!(pages.take(), Some(chain[2]));
-        assert_eq!(pages.share(16, &filled(&[0, 1, 2])), chain[..2]);
+        assert_eq!(pages.share(ORIGIN, &filled(&[0, 1, 2])), chain[..2]);
     }
 }

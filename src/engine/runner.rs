@@ -1,6 +1,7 @@
 //! One step: sequences to chunks, chunks through the model, rows to candidates, candidates to sequences.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -13,11 +14,14 @@ use crate::engine::model::transformer::Chunk;
 use crate::engine::model::transformer::Model;
 use crate::engine::model::transformer::Sight;
 use crate::engine::model::transformer::Workspace;
+use crate::engine::model::tuned::Adapter;
+use crate::engine::model::tuned::AdapterId;
 use crate::engine::ops::softmax::entropy;
 use crate::engine::ops::softmax::largest;
 use crate::engine::ops::softmax::peak;
 use crate::engine::ops::softmax::sum_of_exponentials;
 use crate::engine::pages::Before;
+use crate::engine::pages::Origin;
 use crate::engine::pages::PageId;
 use crate::engine::sampler::Candidate;
 use crate::engine::sampler::Choice;
@@ -34,6 +38,8 @@ const HEAD_ROWS: usize = 8;
 pub struct Slot {
     /// The tokens.
     pub sequence: Sequence,
+    /// Whose experts it runs through; the base's when `None`.
+    adapter: Option<Arc<Adapter>>,
     /// The pages of its keys and values.
     table: Vec<PageId>,
     /// How many of them, from the first, are in the index of prefixes.
@@ -49,6 +55,7 @@ pub struct Slot {
 /// The pages that were reserved for a sequence.
 #[derive(Debug)]
 pub struct Room {
+    adapter: Option<Arc<Adapter>>,
     table: Vec<PageId>,
     entered: usize,
 }
@@ -56,10 +63,19 @@ pub struct Room {
 impl Slot {
     /// Puts a sequence in the room that was reserved for it.
     pub fn new(mut sequence: Sequence, labels: Vec<u32>, room: Room) -> Slot {
-        let Room { table, entered } = room;
+        let Room { adapter, table, entered } = room;
         let reused = entered * PAGE;
         sequence.prefilled(reused);
-        Slot { sequence, table, entered, reused, labels, scores: Vec::new() }
+        Slot { sequence, adapter, table, entered, reused, labels, scores: Vec::new() }
+    }
+
+    /// Returns whose experts it runs through.
+    pub fn adapter_id(&self) -> Option<AdapterId> {
+        self.adapter.as_ref().map(|adapter| adapter.id)
+    }
+
+    fn origin(&self) -> Origin {
+        Origin { block: self.sequence.form.block, adapter: self.adapter_id() }
     }
 }
 
@@ -120,22 +136,23 @@ impl Runner {
 
     /// Takes pages for all of a sequence; `None` while too many are held by others.
     ///
-    /// What another sequence computed for the same beginning is not computed again.
-    pub fn reserve(&mut self, sequence: &Sequence) -> Option<Room> {
+    /// What another sequence with the same adapter computed for the same beginning is not computed again.
+    pub fn reserve(&mut self, sequence: &Sequence, adapter: Option<&Arc<Adapter>>) -> Option<Room> {
         let shared = if is_shareable(sequence) {
             let final_tokens = &sequence.tokens[..sequence.current.min(sequence.tokens.len())];
-            self.cache.pages.share(sequence.form.block, final_tokens)
+            let origin = Origin { block: sequence.form.block, adapter: adapter.map(|adapter| adapter.id) };
+            self.cache.pages.share(origin, final_tokens)
         } else {
             Vec::new()
         };
         let entered = shared.len();
         let table = self.cache.take(sequence.tokens.len(), shared)?;
-        Some(Room { table, entered })
+        Some(Room { adapter: adapter.cloned(), table, entered })
     }
 
-    /// Makes a slot for a sequence if there is room.
+    /// Makes a slot for a sequence of the base model if there is room.
     pub fn slot(&mut self, sequence: Sequence, labels: Vec<u32>) -> Option<Slot> {
-        let room = self.reserve(&sequence)?;
+        let room = self.reserve(&sequence, None)?;
         Some(Slot::new(sequence, labels, room))
     }
 
@@ -158,7 +175,7 @@ impl Runner {
             let at = slot.entered;
             let before = match at.checked_sub(1) {
                 Some(before) => Before::Page(slot.table[before]),
-                None => Before::Start { block: slot.sequence.form.block },
+                None => Before::Start(slot.origin()),
             };
             let tokens = &slot.sequence.tokens[at * PAGE..(at + 1) * PAGE];
             slot.table[at] = self.cache.pages.enter(before, slot.table[at], tokens);
@@ -172,14 +189,16 @@ impl Runner {
         let bytes = tokens.len().next_multiple_of(PAGE) * KvCache::bytes_per_position(&self.model.config);
         let mut cache = KvCache::new(&self.model.config, bytes);
         let table = cache.take(tokens.len(), Vec::new()).expect("the cache was made for these tokens");
-        let chunks = [Chunk { tokens, start: 0, sight, table: &table, wanted: 0..tokens.len() }];
+        let wanted = 0..tokens.len();
+        let chunks = [Chunk { tokens, start: 0, sight, table: &table, wanted, adapter: None }];
         let rows = self.model.forward(&chunks, &mut cache, &mut self.work);
         let mut logits = vec![0.0; tokens.len() * self.model.config.vocab_size];
         self.model.logits(&mut logits, rows);
         logits
     }
 
-    /// Runs one step over slots with the rows that each may use.
+    /// Runs one step over slots with the rows that each may use; slots with the same adapter that stand
+    /// together run through its experts together.
     pub fn step(&mut self, slots: &mut [(&mut Slot, usize)]) -> Vec<Outcome> {
         let mut chunks = Vec::with_capacity(slots.len());
         let mut wanted = Vec::new();
@@ -209,6 +228,7 @@ impl Runner {
                 },
                 table: &slot.table,
                 wanted: sources,
+                adapter: slot.adapter.as_deref(),
             });
         }
         let ends: Vec<(usize, bool)> =

@@ -16,9 +16,13 @@ use memmap2::Mmap;
 use safetensors::Dtype;
 use safetensors::SafeTensors;
 use serde::Deserialize;
+use sha2::Digest;
+use sha2::Sha256;
 
 /// The bytes before the header, which hold its length.
 const HEADER_LENGTH_BYTES: usize = 8;
+/// How many bytes of a tensor's beginning, and of its middle, are in a fingerprint.
+const FINGERPRINT_BYTES: usize = 64;
 
 /// Says why weights cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +158,18 @@ impl Weights {
         }
     }
 
+    /// Returns what tells these weights from others: a hash of every tensor's name, type and shape and of
+    /// some of its numbers. However many shards there are, and however large they are, it is the same and
+    /// cheap; training changes it, for it moves every tensor.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = Sha256::new();
+        match self {
+            Weights::Folder(folder) => folder.hash(&mut hasher),
+            Weights::Random { seed } => hasher.update(format!("random {seed}")),
+        }
+        hex::encode(hasher.finalize())
+    }
+
     /// Returns a tensor's numbers in f32, row-major.
     ///
     /// # Errors
@@ -230,6 +246,19 @@ impl Folder {
         }
         self.files.push(map);
         Ok(())
+    }
+
+    fn hash(&self, hasher: &mut Sha256) {
+        let mut names: Vec<&String> = self.places.keys().collect();
+        names.sort();
+        for name in names {
+            let place = &self.places[name];
+            hasher.update(format!("{name} {:?} {:?}\n", place.dtype, place.shape));
+            let bytes = &self.files[place.file][place.bytes.clone()];
+            for from in [0, bytes.len() / 2] {
+                hasher.update(&bytes[from..bytes.len().min(from + FINGERPRINT_BYTES)]);
+            }
+        }
     }
 
     /// Returns the type and the bytes of a tensor.

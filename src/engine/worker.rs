@@ -18,6 +18,7 @@ use crate::engine::handle::EngineConfig;
 use crate::engine::handle::Snapshot;
 use crate::engine::kv_cache::PAGE;
 use crate::engine::load::Load;
+use crate::engine::model::tuned::Adapter;
 use crate::engine::runner::Outcome;
 use crate::engine::runner::Room;
 use crate::engine::runner::Runner;
@@ -45,6 +46,8 @@ pub struct Late;
 pub struct Job {
     /// What is computed.
     pub sequence: Sequence,
+    /// With whose experts; the base's when `None`.
+    pub adapter: Option<Arc<Adapter>>,
     /// For whom.
     pub claim: Claim,
     /// Who waits for it.
@@ -218,7 +221,8 @@ impl Worker {
             if running > 0 && !self.leaves_room(&self.queue[first]) {
                 return;
             }
-            let Some(room) = self.runner.reserve(&self.queue[first].job.sequence) else { return };
+            let Job { sequence, adapter, .. } = &self.queue[first].job;
+            let Some(room) = self.runner.reserve(sequence, adapter.as_ref()) else { return };
             let running = self.queue.swap_remove(first).begin(room);
             self.load.waiting.fetch_sub(1, Relaxed);
             self.load.prompt_tokens.fetch_add(running.slot.sequence.prompt as u64, Relaxed);
@@ -239,6 +243,8 @@ impl Worker {
     fn step(&mut self) {
         // A canvas without a mask is complete before its first step.
         self.report_finished();
+        // What runs through the same experts stands together; who goes first does not depend on it.
+        self.running.sort_by_key(|running| running.slot.adapter_id());
         let waiting: Vec<Waiting> = self.running.iter().map(Running::waiting).collect();
         let mut rows = vec![0; self.running.len()];
         for (i, share) in self.scheduler.pack(&waiting, self.config.step_rows) {
@@ -300,7 +306,7 @@ impl Queued {
 
     /// Begins to run in the room that was reserved.
     fn begin(self, room: Room) -> Running {
-        let Job { sequence, claim, reader } = self.job;
+        let Job { sequence, claim, reader, .. } = self.job;
         let labels = match &reader {
             Reader::Generate(_) => Vec::new(),
             Reader::Score(labels, _) => labels.clone(),

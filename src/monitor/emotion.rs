@@ -41,6 +41,11 @@ impl EmotionReader {
         Ok(EmotionReader { labels: labels?, engine })
     }
 
+    /// Returns a reader that reads with another form of the same model.
+    pub fn with_engine(&self, engine: &Engine) -> EmotionReader {
+        EmotionReader { engine: engine.clone(), labels: self.labels.clone() }
+    }
+
     /// Returns the probability of every label after `turns`, the last of which is the customer's;
     /// the work is counted to `claim`.
     ///

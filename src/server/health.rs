@@ -85,6 +85,9 @@ pub(super) async fn metrics(
         let load = engine.load();
         gauge(&mut text, "engine_waiting", "Requests that wait for the model.", load.waiting.load(Relaxed));
         gauge(&mut text, "engine_running", "Sequences that the model runs.", load.running.load(Relaxed));
+        gauge(&mut text, "adapters", "Tuned forms of the model in memory.", load.adapters.load(Relaxed));
+        let help = "Memory that they take beside the model.";
+        gauge(&mut text, "adapter_bytes", help, load.adapter_bytes.load(Relaxed));
         gauge(&mut text, "engine_up", "Whether the model answers.", usize::from(has_model(&calls)));
         total(&mut text, "engine_steps_total", "Forward passes.", &load.steps);
         total(&mut text, "engine_rows_total", "Rows computed, prompts included.", &load.rows);

@@ -149,8 +149,11 @@ pub(super) fn check_name(name: &str) -> Result<(), UserError> {
     Ok(())
 }
 
-/// Refuses names of tenants that could not name a folder either.
-pub(super) fn check_tenant(name: &str) -> Result<(), UserError> {
+/// Refuses names of tenants that could not name a folder or a file either.
+///
+/// # Errors
+/// [`UserError::Name`].
+pub fn check_tenant(name: &str) -> Result<(), UserError> {
     if name.contains(['@', '+']) {
         return Err(UserError::Name(name.chars().take(NAME_MAX_BYTES).collect()));
     }

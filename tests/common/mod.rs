@@ -12,6 +12,7 @@ use chatdlm::app::App;
 use chatdlm::assist;
 use chatdlm::assist::Calls;
 use chatdlm::assist::Parts;
+use chatdlm::assist::adapters::Adapters;
 use chatdlm::assist::draft::Drafter;
 use chatdlm::assist::terms::Terms;
 use chatdlm::bus::Bus;
@@ -62,6 +63,7 @@ pub async fn calls(folder: &Path, config: assist::Config) -> Calls {
         searches: Arc::new(Semaphore::new(1)),
         drafter: Drafter::without_model("no model in this test"),
         emotions: None,
+        adapters: Adapters::default(),
         engine: None,
         counters: Arc::default(),
         config,

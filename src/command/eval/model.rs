@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::HashSet;
+use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -23,12 +24,14 @@ use crate::config::ModelConfig;
 use crate::corpus::service::Company;
 use crate::corpus::service::Split;
 use crate::corpus::tasks::redacted_turns;
+use crate::engine::adapter::AdapterFile;
 use crate::engine::handle::Engine;
 use crate::engine::scheduler::Claim;
 use crate::engine::train::checkpoint::read_network;
 use crate::engine::train::objective;
 use crate::engine::train::objective::Example;
 use crate::engine::train::objective::Noising;
+use crate::engine::train::tune;
 use crate::event::DraftState;
 use crate::event::Emotion;
 use crate::event::Speaker;
@@ -56,6 +59,9 @@ pub struct Args {
     /// The checkpoint's folder; the bundled model when missing.
     #[arg(long)]
     model: Option<PathBuf>,
+    /// A tuned form of the model, made by `chatdlm train --tune`.
+    #[arg(long, value_name = "FILE")]
+    adapter: Option<PathBuf>,
     /// Which labelled part to measure on: train or dev.
     #[arg(long, default_value = "dev", value_parser = split)]
     split: Split,
@@ -80,19 +86,22 @@ struct Asked {
 /// One line that names what is wrong and what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let folder = ModelConfig { dir: args.model.clone(), ..ModelConfig::default() }.folder();
-    let engine = Engine::start(&folder, Default::default())?;
+    let mut engine = Engine::start(&folder, Default::default())?;
+    if let Some(file) = &args.adapter {
+        engine = engine.tuned(file)?;
+    }
     let index = std::env::temp_dir().join(format!("chatdlm-eval-{:016x}", rand::random::<u64>()));
     let data = labelled(&args, &Knowledge::new(&index));
     if index.exists() {
         std::fs::remove_dir_all(&index).with_context(|| format!("cannot remove {}", index.display()))?;
     }
     let (calls, emotions, asked) = data?;
-    let bits = bits_per_byte(&folder, &engine, &calls)?;
+    let bits = bits_per_byte(&folder, args.adapter.as_deref(), &engine, &calls)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (f1, majority, accuracy) = runtime.block_on(emotion_scores(&engine, &emotions))?;
     let drafts = runtime.block_on(draft_scores(&engine, &asked))?;
     let report = json!({
-        "model": folder.display().to_string(), "calls": calls.len(), "bits_per_byte": bits,
+        "model": folder.display().to_string(), "adapter": engine.adapter().map(|adapter| &adapter.name), "calls": calls.len(), "bits_per_byte": bits,
         "emotion": {"turns": emotions.len(), "macro_f1": f1, "macro_f1_majority": majority, "accuracy": accuracy},
         "drafts": drafts,
     });
@@ -135,8 +144,16 @@ fn labelled(args: &Args, knowledge: &Knowledge) -> anyhow::Result<Labelled> {
 }
 
 /// Returns the bound on bits per byte of text: E_t[1/t · Σ masked nats] over bytes (MDLM, arXiv 2406.07524).
-fn bits_per_byte(folder: &std::path::Path, engine: &Engine, calls: &[Vec<Turn>]) -> anyhow::Result<f64> {
+fn bits_per_byte(
+    folder: &Path,
+    adapter: Option<&Path>,
+    engine: &Engine,
+    calls: &[Vec<Turn>],
+) -> anyhow::Result<f64> {
     let mut network = read_network(folder)?;
+    if let Some(file) = adapter {
+        tune::apply(&AdapterFile::read(file)?, &mut network)?;
+    }
     let noising = Noising {
         mask: network.config.mask_token_id,
         pad: network.config.pad_token_id,

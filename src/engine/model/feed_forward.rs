@@ -9,6 +9,7 @@ use crate::engine::model::arithmetic::Arithmetic;
 use crate::engine::model::linear::Linear;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::linear::Rows;
+use crate::engine::model::tuned::Tuned;
 use crate::engine::ops::route::Routing;
 use crate::engine::ops::route::Score;
 use crate::engine::ops::route::limit_to_pool;
@@ -106,15 +107,15 @@ thread_local! {
 }
 
 impl Mlp {
-    /// Replaces `y` `[rows, hidden]` by the output for all rows; returns how many bytes of weights
-    /// that took.
-    pub fn apply(&self, quant: Quant, y: &mut [f32], input: Input) -> usize {
+    /// Replaces `y` `[rows, hidden]` by the output for all rows, with the experts of an adapter where it
+    /// has any; returns how many bytes of weights that took.
+    pub fn apply(&self, quant: Quant, y: &mut [f32], input: Input, tuned: Option<&Tuned>) -> usize {
         match self {
             Mlp::Dense(dense) => {
                 dense.apply_parallel(quant, y, input.rows);
                 dense.bytes()
             }
-            Mlp::Sparse(sparse) => sparse.apply(quant, y, input),
+            Mlp::Sparse(sparse) => sparse.apply(quant, y, input, tuned),
         }
     }
 
@@ -131,7 +132,8 @@ impl Mlp {
 }
 
 impl FeedForward {
-    fn bytes(&self) -> usize {
+    /// Returns how many bytes the weights take.
+    pub fn bytes(&self) -> usize {
         self.gate_up.bytes() + self.down.bytes()
     }
 
@@ -184,10 +186,11 @@ impl Sparse {
         size_of::<f32>() * self.router.len() + self.shared.as_ref().map_or(0, FeedForward::bytes)
     }
 
-    fn apply(&self, quant: Quant, y: &mut [f32], input: Input) -> usize {
+    fn apply(&self, quant: Quant, y: &mut [f32], input: Input, tuned: Option<&Tuned>) -> usize {
         let experts = self.experts.len();
-        let hidden = self.router.len() / experts;
-        let routes = self.routes(quant, input, hidden);
+        let router = tuned.map_or(&self.router, |tuned| &tuned.router);
+        let hidden = router.len() / experts;
+        let routes = self.routes(quant, input, router, hidden);
         let mut outputs = vec![0.0; routes.slots.len() * hidden];
         let mut tasks = Vec::with_capacity(experts + y.len() / hidden / PIECE_ROWS + 1);
         match &self.shared {
@@ -203,7 +206,8 @@ impl Sparse {
             None => y.fill(0.0),
         }
         let (mut rest, mut bytes) = (outputs.as_mut_slice(), self.bytes_of_every_row());
-        for (expert, ends) in self.experts.iter().zip(routes.starts.windows(2)) {
+        for (at, (expert, ends)) in self.experts.iter().zip(routes.starts.windows(2)).enumerate() {
+            let expert = tuned.and_then(|tuned| tuned.experts[at].as_ref()).unwrap_or(expert);
             bytes += if ends[0] < ends[1] { expert.bytes() } else { 0 };
             for slots in routes.slots[ends[0]..ends[1]].chunks(PIECE_ROWS) {
                 let (out, others) = rest.split_at_mut(slots.len() * hidden);
@@ -220,7 +224,7 @@ impl Sparse {
     }
 
     /// Chooses the experts of all rows.
-    fn routes(&self, quant: Quant, input: Input, hidden: usize) -> Routes {
+    fn routes(&self, quant: Quant, input: Input, router: &[f32], hidden: usize) -> Routes {
         let (experts, k) = (self.experts.len(), self.routing.chosen);
         let with = Arithmetic::of(quant);
         let rows = input.normed.len() / hidden;
@@ -231,7 +235,7 @@ impl Sparse {
         scores
             .par_chunks_mut(piece * experts)
             .zip(input.normed.par_chunks(piece * hidden))
-            .for_each(|(scores, normed)| (with.project)(scores, normed, &self.router, hidden));
+            .for_each(|(scores, normed)| (with.project)(scores, normed, router, hidden));
         match self.routing.score {
             Score::Sigmoid => scores.iter_mut().for_each(|s| *s = 1.0 / (1.0 + (-*s).exp())),
             Score::Softmax => scores.chunks_exact_mut(experts).for_each(with.softmax),

@@ -1,7 +1,7 @@
 //! The serving forward pass: plain slices, keys and values cached, many sequences together.
 //!
 //! One body for all families ([`transformer`] with [`feed_forward`], over [`linear`] layers, and the [`head`]); a file
-//! for each says what it publishes and calls its tensors.
+//! for each says what it publishes and calls its tensors. [`tuned`] has the experts of an adapter.
 
 pub mod arithmetic;
 pub mod common;
@@ -16,3 +16,4 @@ pub mod loader;
 pub mod names;
 pub mod sdar;
 pub mod transformer;
+pub mod tuned;

@@ -21,6 +21,7 @@ use crate::engine::model::linear::Linear;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::linear::Rows;
 use crate::engine::model::loader::Loader;
+use crate::engine::model::tuned::Adapter;
 use crate::engine::ops::attention::Queries;
 use crate::engine::ops::rope::Rope;
 use crate::engine::ops::rope::Turn;
@@ -88,6 +89,8 @@ pub struct Chunk<'a> {
     pub table: &'a [PageId],
     /// The positions whose output somebody wants; the others' keys and values are computed only.
     pub wanted: Range<usize>,
+    /// Whose experts its rows run through; the base's when `None`.
+    pub adapter: Option<&'a Adapter>,
 }
 
 /// The buffers of a forward pass, reused from pass to pass.
@@ -219,6 +222,7 @@ impl Model {
         work.rope.reserve(chunks.iter().map(|c| c.positions().end).max().unwrap_or(0));
         self.embed(chunks, &mut work.x);
         list_blocks(chunks, &mut work.blocks, |chunk| chunk.positions());
+        let mut groups = group(chunks, |chunk| chunk.positions());
         let with = Arithmetic::of(self.quant);
         let last = self.layers.len() - 1;
         work.touched_bytes = 0;
@@ -229,6 +233,7 @@ impl Model {
                 keep_wanted(chunks, &mut work.x, hidden);
                 keep_wanted(chunks, &mut work.attended, heads);
                 list_blocks(chunks, &mut work.blocks, |chunk| chunk.wanted.clone());
+                groups = group(chunks, |chunk| chunk.wanted.clone());
                 if work.x.is_empty() {
                     break;
                 }
@@ -239,9 +244,14 @@ impl Model {
             add(&mut work.x, &work.added);
             resize(&mut work.normed, work.x.len());
             (with.rms_norm)(&mut work.normed, &work.x, &layer.post_norm, eps);
-            work.rows.set(self.quant, &work.normed, hidden);
-            let input = Input { normed: &work.normed, rows: &work.rows, blocks: &work.blocks };
-            work.touched_bytes += layer.mlp.apply(self.quant, &mut work.added, input);
+            for Group { adapter, rows, blocks } in &groups {
+                let part = rows.start * hidden..rows.end * hidden;
+                let normed = &work.normed[part.clone()];
+                work.rows.set(self.quant, normed, hidden);
+                let input = Input { normed, rows: &work.rows, blocks: &work.blocks[blocks.clone()] };
+                let tuned = adapter.and_then(|adapter| adapter.layer(i));
+                work.touched_bytes += layer.mlp.apply(self.quant, &mut work.added[part], input, tuned);
+            }
             add(&mut work.x, &work.added);
         }
         resize(&mut work.normed, work.x.len());
@@ -389,6 +399,34 @@ impl Model {
             }
         }
     }
+}
+
+/// Rows one behind the other that run through the same experts.
+struct Group<'a> {
+    adapter: Option<&'a Adapter>,
+    /// Among the rows of the pass.
+    rows: Range<usize>,
+    /// Among the blocks of the pass.
+    blocks: Range<usize>,
+}
+
+/// Puts neighbouring chunks with the same adapter together, by the positions that `of` returns for each. A
+/// row's result depends on nothing but the row, so how they are grouped changes no answer.
+fn group<'a>(chunks: &[Chunk<'a>], of: impl Fn(&Chunk) -> Range<usize>) -> Vec<Group<'a>> {
+    let mut groups: Vec<Group> = Vec::new();
+    let (mut row, mut block) = (0, 0);
+    for chunk in chunks {
+        let (rows, blocks) = (row..row + of(chunk).len(), block..block + chunk.pieces(of(chunk)).count());
+        (row, block) = (rows.end, blocks.end);
+        match groups.last_mut() {
+            _ if rows.is_empty() => {}
+            Some(group) if group.adapter.map(|a| a.id) == chunk.adapter.map(|a| a.id) => {
+                (group.rows.end, group.blocks.end) = (rows.end, blocks.end);
+            }
+            _ => groups.push(Group { adapter: chunk.adapter, rows, blocks }),
+        }
+    }
+    groups
 }
 
 /// Lists how many rows each block has, of the positions that `of` returns for each chunk.

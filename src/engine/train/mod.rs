@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`objective`] (what is masked), [`network`] (forward and backward) with
 //! [`attention`], [`experts`] and [`loss`], [`optimizer`] with `muon`, [`ownership`], [`collective`] and
-//! [`shards`] (several processes), [`checkpoint`], [`trainer`].
+//! [`shards`] (several processes), [`checkpoint`], [`trainer`], [`tune`] (a base to an adapter).
 
 pub mod attention;
 pub mod batch;
@@ -20,3 +20,4 @@ pub mod optimizer;
 pub mod ownership;
 pub mod shards;
 pub mod trainer;
+pub mod tune;

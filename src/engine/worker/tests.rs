@@ -45,7 +45,7 @@ impl Bench {
 
     fn send(&self, sequence: Sequence, claim: Claim, reader: Reader) {
         self.worker.load.waiting.fetch_add(1, Relaxed);
-        self.jobs.send(Job { sequence, claim, reader }).expect("the channel has room");
+        self.jobs.send(Job { sequence, adapter: None, claim, reader }).expect("the channel has room");
     }
 
     fn draft(&self, prompt: usize, claim: Claim) -> Answer {
