@@ -89,13 +89,11 @@ fn call_documents(
     let turns: Vec<Turn> = redacted_turns(call);
     transcripts(&turns, documents);
     if let Some(summary) = &call.summary {
-        let mut pieces = Vec::new();
-        prompt::turns(&mut pieces, &turns, TRANSCRIPT_TURNS);
-        pieces.push(Piece::Control(Control::Summary));
+        let mut pieces = prompt::summary(&turns);
         pieces.push(Piece::Text(format!(" {summary}")));
         if let Some(disposition) = &call.disposition {
             pieces.push(Piece::Control(Control::Disposition));
-            pieces.push(Piece::Text(format!(" {}", disposition.replace('_', " "))));
+            pieces.push(Piece::Text(prompt::disposition(disposition)));
         }
         documents.push(ended(Task::Summary, pieces));
     }
