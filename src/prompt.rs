@@ -19,6 +19,8 @@ use crate::event::Speaker;
 pub const EMOTION_TURNS: usize = 4;
 /// How many turns a reply is written from.
 pub const REPLY_TURNS: usize = 5;
+/// How many turns a summary is written from.
+pub const SUMMARY_TURNS: usize = 14;
 /// How many characters of a turn are kept in a prompt.
 const TURN_MAX_CHARS: usize = 600;
 /// How many characters of a card are kept in a prompt.
@@ -152,6 +154,19 @@ pub fn reply(cards: &[(&str, &str)], recent: &[Turn]) -> Vec<Piece> {
     pieces
 }
 
+/// Returns the prompt that a call's summary follows, and then how the call ended.
+pub fn summary(recent: &[Turn]) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    turns(&mut pieces, recent, SUMMARY_TURNS);
+    pieces.push(Piece::Control(Control::Summary));
+    pieces
+}
+
+/// Returns a disposition as the model writes it.
+pub fn disposition(name: &str) -> String {
+    format!(" {}", name.replace('_', " "))
+}
+
 /// Returns the token ids of pieces.
 ///
 /// # Errors
@@ -171,5 +186,20 @@ fn shortened(text: &str, limit: usize) -> &str {
     match text.char_indices().nth(limit) {
         Some((end, _)) => &text[..end],
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_asked_for_after_the_last_turns() {
+        let turn = |n: usize| Turn { speaker: Speaker::Agent, text: format!("{n}") };
+        let pieces = summary(&(0..20).map(turn).collect::<Vec<_>>());
+        assert_eq!(pieces.len(), 2 * SUMMARY_TURNS + 1);
+        assert_eq!(pieces[1], Piece::Text(" 6".to_owned()));
+        assert_eq!(pieces.last(), Some(&Piece::Control(Control::Summary)));
+        assert_eq!(disposition("refund_sent"), " refund sent");
     }
 }

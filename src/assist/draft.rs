@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::assist::writing::DraftError;
 use crate::assist::writing::Writer;
 use crate::assist::writing::Writing;
+use crate::engine::config::Drafting;
 use crate::engine::handle::Engine;
 use crate::engine::scheduler::Claim;
 use crate::engine::tokenizer::TokenizerError;
@@ -81,7 +82,16 @@ impl Drafter {
     /// # Errors
     /// When the vocabulary lacks the tokens that drafts need.
     pub fn new(engine: Engine) -> Result<Drafter, TokenizerError> {
-        Ok(Drafter { writer: Ok(Arc::new(Writer::new(engine)?)) })
+        let drafting = engine.model().drafting.unwrap_or(Drafting::Free);
+        Drafter::drafting(engine, drafting)
+    }
+
+    /// Prepares the engine for drafting in one way, whatever its checkpoint says.
+    ///
+    /// # Errors
+    /// As [`Drafter::new`].
+    pub fn drafting(engine: Engine, drafting: Drafting) -> Result<Drafter, TokenizerError> {
+        Ok(Drafter { writer: Ok(Arc::new(Writer::new(engine, drafting)?)) })
     }
 
     /// Returns a drafter whose every draft fails with `reason`: the model is not loaded.

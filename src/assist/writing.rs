@@ -80,7 +80,7 @@ pub struct Writer {
 
 impl Writer {
     /// Looks up the tokens that drafts need.
-    pub fn new(engine: Engine) -> Result<Writer, TokenizerError> {
+    pub fn new(engine: Engine, drafting: Drafting) -> Result<Writer, TokenizerError> {
         let tokenizer = engine.tokenizer();
         let mut banned = Vec::new();
         for control in Control::ALL.into_iter().filter(|c| *c != Control::End && *c != Control::Pad) {
@@ -96,7 +96,7 @@ impl Writer {
             mask: tokenizer.control(Control::Mask.token())?,
             end: tokenizer.control(Control::End.token())?,
             pad: tokenizer.control(Control::Pad.token())?,
-            drafting: engine.model().drafting.unwrap_or(Drafting::Free),
+            drafting,
             engine,
         })
     }

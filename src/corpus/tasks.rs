@@ -320,13 +320,11 @@ fn emotion_document(turns: &[Turn], label: Emotion) -> Document {
 /// The end of a conversation, its summary and how it ended, where it has one.
 fn summary_document(dialogue: &Dialogue, turns: &[Turn]) -> Option<Document> {
     let summary = dialogue.summary.as_deref().filter(|text| !text.trim().is_empty())?;
-    let mut pieces = Vec::new();
-    prompt::turns(&mut pieces, turns, TRANSCRIPT_TURNS);
-    pieces.push(Piece::Control(Control::Summary));
+    let mut pieces = prompt::summary(turns);
     pieces.push(Piece::Text(format!(" {summary}")));
     if let Some(disposition) = &dialogue.disposition {
         pieces.push(Piece::Control(Control::Disposition));
-        pieces.push(Piece::Text(format!(" {}", disposition.replace('_', " "))));
+        pieces.push(Piece::Text(prompt::disposition(disposition)));
     }
     Some(ended(Task::Summary, pieces))
 }

@@ -47,11 +47,18 @@ pub struct Args {
 }
 
 /// One search with its right answers; none where no card is needed.
-struct Trial {
+pub(super) struct Trial {
     company: String,
-    kind: &'static str,
-    relevant: Vec<String>,
-    found: Vec<Card>,
+    /// The number of its call, or of its query, among those of its company.
+    pub unit: usize,
+    /// `clean` or `asr` of calls; `queries`.
+    pub kind: &'static str,
+    /// What was asked: the turns up to the customer's, or the query.
+    pub turns: Vec<Turn>,
+    /// The articles that answer it.
+    pub relevant: Vec<String>,
+    /// What was found, best first, however weak.
+    pub found: Vec<Card>,
     /// What the chance of needing a card is computed from; calls only.
     features: Vec<f32>,
     /// Whether the deck of the call would push something new.
@@ -140,22 +147,34 @@ fn trials(args: &Args, knowledge: &Knowledge) -> anyhow::Result<Vec<Trial>> {
     for folder in &args.companies {
         let company = Company::new(folder.clone());
         open_base(knowledge, &company)?;
-        for call in company.calls(args.split)? {
-            call_trials(knowledge, &company.base, &call, &mut trials)?;
-        }
-        for query in company.queries(args.split)? {
-            let turns = vec![Turn { speaker: Speaker::Customer, text: query.text }];
-            let found = knowledge.find(TENANT, &question(&company.base, turns))?;
-            let company = company.base.clone();
-            trials.push(Trial {
-                company,
-                kind: "queries",
-                relevant: query.relevant,
-                found,
-                features: Vec::new(),
-                is_pushed: false,
-            });
-        }
+        trials.extend(company_trials(knowledge, &company, args.split)?);
+    }
+    Ok(trials)
+}
+
+/// Searches an open base for every turn of the customers and every query.
+pub(super) fn company_trials(
+    knowledge: &Knowledge,
+    company: &Company,
+    split: Split,
+) -> anyhow::Result<Vec<Trial>> {
+    let mut trials = Vec::new();
+    for (unit, call) in company.calls(split)?.iter().enumerate() {
+        call_trials(knowledge, &company.base, unit, call, &mut trials)?;
+    }
+    for (unit, query) in company.queries(split)?.into_iter().enumerate() {
+        let turns = vec![Turn { speaker: Speaker::Customer, text: query.text }];
+        let found = knowledge.find(TENANT, &question(&company.base, turns.clone()))?;
+        trials.push(Trial {
+            company: company.base.clone(),
+            unit,
+            kind: "queries",
+            turns,
+            relevant: query.relevant,
+            found,
+            features: Vec::new(),
+            is_pushed: false,
+        });
     }
     Ok(trials)
 }
@@ -164,6 +183,7 @@ fn trials(args: &Args, knowledge: &Knowledge) -> anyhow::Result<Vec<Trial>> {
 fn call_trials(
     knowledge: &Knowledge,
     base: &str,
+    unit: usize,
     call: &Dialogue,
     trials: &mut Vec<Trial>,
 ) -> anyhow::Result<()> {
@@ -181,7 +201,8 @@ fn call_trials(
         let is_pushed = !deck.observe(knowledge.search(TENANT, &question)?).is_empty();
         let features = knowledge.need_features(TENANT, base, &turns)?;
         let (company, relevant) = (base.to_owned(), turn.articles.clone());
-        trials.push(Trial { company, kind, relevant, found, features, is_pushed });
+        let turns = turns.clone();
+        trials.push(Trial { company, unit, kind, turns, relevant, found, features, is_pushed });
     }
     Ok(())
 }

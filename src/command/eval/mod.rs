@@ -2,12 +2,19 @@
 
 mod fixtures;
 mod knowledge;
+mod measure;
 mod model;
 mod redaction;
 mod steps;
 
+use std::path::Path;
+use std::path::PathBuf;
+
+use anyhow::Context;
+
 use crate::corpus::service::Company;
 use crate::corpus::service::Split;
+use crate::corpus::service::companies;
 use crate::knowledge::Knowledge;
 use crate::knowledge::article::Article;
 use crate::knowledge::article::Format;
@@ -27,7 +34,7 @@ pub enum Eval {
     Knowledge(knowledge::Args),
     /// Measures denoising passes against their prediction and against a fixed schedule.
     Steps(steps::Args),
-    /// Measures bits per byte, emotion macro-F1 and drafts on labelled calls.
+    /// Measures language, emotion, drafts, infill, structure, steps, cards and summaries beside baselines.
     Model(model::Args),
 }
 
@@ -53,6 +60,21 @@ fn split(text: &str) -> Result<Split, String> {
     }
 }
 
+/// Returns the company folders among the given ones and directly below them.
+fn find_companies(folders: &[PathBuf]) -> anyhow::Result<Vec<Company>> {
+    let has_calls =
+        |folder: &Path| folder.join("calls.dev.jsonl").exists() || folder.join("calls.train.jsonl").exists();
+    let mut found = Vec::new();
+    for folder in folders {
+        if has_calls(folder) {
+            found.push(Company::new(folder.clone()));
+        } else {
+            found.extend(companies(folder).with_context(|| format!("cannot read {}", folder.display()))?);
+        }
+    }
+    Ok(found)
+}
+
 /// Indexes a company's articles under its base's name.
 fn open_base(knowledge: &Knowledge, company: &Company) -> anyhow::Result<()> {
     let edition = Edition {
@@ -61,6 +83,12 @@ fn open_base(knowledge: &Knowledge, company: &Company) -> anyhow::Result<()> {
         version: 1,
         digest: "eval".to_owned(),
     };
+    knowledge.activate(knowledge.prepare(edition, || articles(company))?);
+    Ok(())
+}
+
+/// Reads a company's articles for an index.
+fn articles(company: &Company) -> anyhow::Result<Vec<Article>> {
     let articles = company.articles()?.into_iter().map(|article| Article {
         id: article.id,
         title: article.title,
@@ -69,6 +97,5 @@ fn open_base(knowledge: &Knowledge, company: &Company) -> anyhow::Result<()> {
         format: Format::Markdown,
         body: article.text,
     });
-    knowledge.activate(knowledge.prepare(edition, || anyhow::Ok(articles.collect()))?);
-    Ok(())
+    Ok(articles.collect())
 }

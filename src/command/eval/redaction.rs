@@ -7,17 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use serde_json::json;
 
+use crate::command::eval::find_companies;
 use crate::corpus::dialogue::Dialogue;
 use crate::corpus::dialogue::DialogueTurn;
-use crate::corpus::service::Company;
 use crate::corpus::service::Split;
-use crate::corpus::service::companies;
 use crate::corpus::timing;
 use crate::monitor::redact::Redactor;
 use crate::monitor::redact::Spoken;
@@ -82,21 +80,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         false => report_table(&counts, calls),
     }
     Ok(())
-}
-
-/// Returns the company folders among the given ones and directly below them.
-fn find_companies(folders: &[PathBuf]) -> anyhow::Result<Vec<Company>> {
-    let has_calls =
-        |folder: &Path| folder.join("calls.dev.jsonl").exists() || folder.join("calls.train.jsonl").exists();
-    let mut found = Vec::new();
-    for folder in folders {
-        if has_calls(folder) {
-            found.push(Company::new(folder.clone()));
-        } else {
-            found.extend(companies(folder).with_context(|| format!("cannot read {}", folder.display()))?);
-        }
-    }
-    Ok(found)
 }
 
 /// Redacts one call and counts; returns a line for each miss and each needless replacement.

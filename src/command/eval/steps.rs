@@ -5,6 +5,7 @@
 //! with those of the fixed schedule. `--fit` fits the prediction to one half of the prompts and writes
 //! it to the checkpoint's folder; the figures are always of the other half.
 
+use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -73,11 +74,14 @@ pub struct Args {
 }
 
 /// The model and how its sequences are laid out.
-struct Bench {
+pub(super) struct Bench {
     runner: Runner,
-    form: Form,
+    /// How sequences are laid out.
+    pub form: Form,
     banned: Vec<u32>,
     tokens: usize,
+    /// Whether a text ends where its end has settled, and not with its canvas.
+    pub stops: bool,
 }
 
 /// Runs the command.
@@ -87,17 +91,9 @@ struct Bench {
 pub fn run(args: Args) -> anyhow::Result<()> {
     anyhow::ensure!(args.prompts > 1 && args.tokens > 0, "--prompts must be 2 or more, --tokens positive");
     let folder = ModelPlace { dir: args.model.clone(), ..ModelPlace::default() }.folder();
-    let config = ModelConfig::read(&folder)?;
-    let tokenizer = Tokenizer::read(&folder)?;
-    let prompts = prompts(&args, &tokenizer)?;
-    let model = Model::load(config.clone(), &Weights::open(&folder)?, Quant::Q8, |_, _| {})?;
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + args.tokens + 2 * PAGE;
-    let runner = Runner::new(model, AT_ONCE * longest * KvCache::bytes_per_position(&config));
-    let controls = Control::ALL.into_iter().filter(|c| *c != Control::End && *c != Control::Pad);
-    let mut banned: Vec<u32> = controls.filter_map(|c| tokenizer.control(c.token()).ok()).collect();
-    banned.push(config.mask_token_id);
-    banned.extend(config.instructions());
-    let mut bench = Bench { runner, form: Form::of(&config), banned, tokens: args.tokens };
+    let prompts = prompts(&args, &Tokenizer::read(&folder)?)?;
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    let mut bench = Bench::load(&folder, longest, args.tokens)?;
 
     let fixed = bench.answers(&prompts, Rule::LowConfidence { steps: bench.form.block });
     let adaptive = THRESHOLDS
@@ -144,13 +140,30 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 impl Bench {
+    /// Loads a checkpoint for prompts and answers of so many tokens.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be used.
+    pub fn load(folder: &Path, longest_prompt: usize, tokens: usize) -> anyhow::Result<Bench> {
+        let config = ModelConfig::read(folder)?;
+        let tokenizer = Tokenizer::read(folder)?;
+        let model = Model::load(config.clone(), &Weights::open(folder)?, Quant::Q8, |_, _| {})?;
+        let longest = longest_prompt + tokens + 2 * PAGE;
+        let runner = Runner::new(model, AT_ONCE * longest * KvCache::bytes_per_position(&config));
+        let controls = Control::ALL.into_iter().filter(|c| *c != Control::End && *c != Control::Pad);
+        let mut banned: Vec<u32> = controls.filter_map(|c| tokenizer.control(c.token()).ok()).collect();
+        banned.push(config.mask_token_id);
+        banned.extend(config.instructions());
+        Ok(Bench { runner, form: Form::of(&config), banned, tokens, stops: true })
+    }
+
     /// Denoises an answer to every prompt.
-    fn answers(&mut self, prompts: &[Vec<u32>], rule: Rule) -> Vec<Sequence> {
+    pub fn answers(&mut self, prompts: &[Vec<u32>], rule: Rule) -> Vec<Sequence> {
         let mut answers = Vec::with_capacity(prompts.len());
         for prompts in prompts.chunks(AT_ONCE) {
             let slot = |prompt: &Vec<u32>| {
                 let banned = self.banned.clone();
-                let (stops_at_end, stops_in_block) = (true, true);
+                let (stops_at_end, stops_in_block) = (self.stops, self.stops);
                 let generate = Generate { rule, banned, stops_at_end, stops_in_block, ..Generate::default() };
                 let sequence = Sequence::generate(prompt, &vec![None; self.tokens], self.form, generate);
                 self.runner.slot(sequence, Vec::new()).expect("the cache was made for as many")
@@ -216,7 +229,7 @@ fn compared(answers: &[Sequence], fixed: &[Sequence], form: Form) -> Value {
 }
 
 /// Returns the tokens before the end of text.
-fn text(sequence: &Sequence, form: Form) -> &[u32] {
+pub(super) fn text(sequence: &Sequence, form: Form) -> &[u32] {
     let canvas = sequence.canvas();
     let is_over = |id: &u32| [form.end_of_text, form.pad, form.mask].contains(id);
     &canvas[..canvas.iter().position(is_over).unwrap_or(canvas.len())]

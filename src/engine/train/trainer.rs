@@ -228,8 +228,7 @@ pub fn train(
                 tokens: state.tokens,
                 tokens_per_s: (state.tokens - tokens_before) as f64 / started.elapsed().as_secs_f64(),
                 loss: window.weighted / window.weight.max(1.0),
-                dev_loss: saves
-                    .then(|| dev_loss(&mut network, options.objective, dev, noising, collective)),
+                dev_loss: saves.then(|| dev_loss(&mut network, options.objective, dev, noising, collective)),
                 busiest_expert: busiest,
                 idlest_expert: idlest,
                 memory: if saves { shards.memory(&network, &optimizer) } else { Vec::new() },

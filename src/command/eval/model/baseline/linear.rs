@@ -1,0 +1,327 @@
+//! A linear classifier of texts: TF-IDF of word 1–2-grams and character 2–4-grams, then logistic
+//! regression in which every class counts the same.
+//!
+//! Counts are damped (1 + ln), weighted by rarity, and each of the two groups has length 1. Character
+//! n-grams stay within a word and see its borders. The regression is convex and is brought to its
+//! minimum, so that what comes out depends on the rows alone: `½|w|² + C·Σ weight·loss`, by L-BFGS
+//! (Nocedal and Wright, "Numerical Optimization", 2006, algorithm 7.5).
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::hash::DefaultHasher;
+use std::hash::Hash;
+use std::hash::Hasher;
+
+use rayon::prelude::*;
+
+/// Texts that an n-gram must stand in.
+const LEAST_TEXTS: u32 = 2;
+/// What the loss counts against the size of the weights.
+const C: f32 = 1.0;
+/// The most steps of the minimiser.
+const STEPS: usize = 100;
+/// It ends when the gradient's length is this share of the first one's.
+const SMALL_GRADIENT: f32 = 2e-3;
+/// Steps it remembers.
+const MEMORY: usize = 8;
+/// Rows whose gradient is summed in one task.
+const ROWS_AT_ONCE: usize = 4096;
+
+/// A text as numbers: (feature, value).
+type Sparse = Vec<(u32, f32)>;
+
+/// A trained classifier.
+#[derive(Debug)]
+pub struct Linear {
+    vocabulary: Vocabulary,
+    classes: usize,
+    /// `[features + 1, classes]`; the last row is added whatever the text.
+    weights: Vec<f32>,
+}
+
+impl Linear {
+    /// Trains on texts and their classes, which are below `classes`.
+    pub fn train(rows: &[(String, usize)], classes: usize) -> Linear {
+        let vocabulary = Vocabulary::of(rows.iter().map(|(text, _)| text.as_str()));
+        let sparse: Vec<Sparse> = rows.par_iter().map(|(text, _)| vocabulary.read(text)).collect();
+        let mut counts = vec![0_usize; classes];
+        rows.iter().for_each(|(_, class)| counts[*class] += 1);
+        let occurring = counts.iter().filter(|count| **count > 0).count();
+        let weights: Vec<f32> =
+            counts.iter().map(|count| C * rows.len() as f32 / (occurring * count).max(1) as f32).collect();
+        let problem = Problem {
+            rows: sparse.into_iter().zip(rows.iter().map(|(_, class)| *class)).collect(),
+            weights,
+            // A class without rows is never said.
+            absent: counts.iter().map(|count| *count == 0).collect(),
+            features: vocabulary.features.len(),
+        };
+        let weights = minimise((problem.features + 1) * classes, |weights| problem.gradient(weights));
+        let mut linear = Linear { vocabulary, classes, weights };
+        let bias = problem.features * classes;
+        for class in (0..classes).filter(|class| problem.absent[*class]) {
+            linear.weights[bias + class] = f32::NEG_INFINITY;
+        }
+        linear
+    }
+
+    /// Returns the likeliest class of a text.
+    pub fn classify(&self, text: &str) -> usize {
+        let scores = scores(&self.weights, &self.vocabulary.read(text), self.classes);
+        let best = (0..self.classes).max_by(|a, b| scores[*a].total_cmp(&scores[*b]));
+        best.unwrap_or(0)
+    }
+}
+
+/// The n-grams that count, and their rarity.
+#[derive(Debug, Default)]
+struct Vocabulary {
+    features: HashMap<u64, (u32, f32)>,
+}
+
+impl Vocabulary {
+    fn of<'a>(texts: impl Iterator<Item = &'a str>) -> Vocabulary {
+        let mut having: HashMap<u64, u32> = HashMap::new();
+        let mut all = 0;
+        for text in texts {
+            for group in grams(text) {
+                group.keys().for_each(|gram| *having.entry(*gram).or_default() += 1);
+            }
+            all += 1;
+        }
+        let mut kept: Vec<(u64, u32)> = having.into_iter().filter(|(_, n)| *n >= LEAST_TEXTS).collect();
+        // The order of a hash map is another one each time, and with it the last bits of every sum.
+        kept.sort_unstable();
+        let rarity = |n: u32| ((1.0 + all as f32) / (1.0 + n as f32)).ln() + 1.0;
+        let numbered = kept.into_iter().zip(0..);
+        Vocabulary { features: numbered.map(|((gram, n), i)| (gram, (i, rarity(n)))).collect() }
+    }
+
+    fn read(&self, text: &str) -> Sparse {
+        let mut sparse = Vec::new();
+        for group in grams(text) {
+            let start = sparse.len();
+            for (gram, count) in group {
+                if let Some((feature, rarity)) = self.features.get(&gram) {
+                    sparse.push((*feature, (1.0 + (count as f32).ln()) * rarity));
+                }
+            }
+            let values = &mut sparse[start..];
+            values.sort_unstable_by_key(|(feature, _)| *feature);
+            let length = values.iter().map(|(_, value)| value * value).sum::<f32>().sqrt();
+            values.iter_mut().for_each(|(_, value)| *value /= length);
+        }
+        sparse
+    }
+}
+
+/// Counts the n-grams of words, and those of characters, each as a hash.
+fn grams(text: &str) -> [HashMap<u64, u32>; 2] {
+    let mut groups = [HashMap::new(), HashMap::new()];
+    let mut count = |group: usize, gram: &dyn Fn(&mut DefaultHasher)| {
+        let mut hasher = DefaultHasher::new();
+        group.hash(&mut hasher);
+        gram(&mut hasher);
+        *groups[group].entry(hasher.finish()).or_default() += 1;
+    };
+    let lower = text.to_lowercase();
+    let is_inner = |c: char| c.is_alphanumeric() || c == '\'';
+    let words: Vec<&str> = lower.split(|c: char| !is_inner(c)).filter(|word| !word.is_empty()).collect();
+    for length in 1..=2 {
+        words.windows(length).for_each(|gram| count(0, &|hasher| gram.hash(hasher)));
+    }
+    for word in lower.split_whitespace() {
+        let letters: Vec<char> = [' '].into_iter().chain(word.chars()).chain([' ']).collect();
+        for length in 2..=4 {
+            letters.windows(length).for_each(|gram| count(1, &|hasher| gram.hash(hasher)));
+        }
+    }
+    groups
+}
+
+/// What is minimised.
+struct Problem {
+    rows: Vec<(Sparse, usize)>,
+    /// What a row of each class counts.
+    weights: Vec<f32>,
+    absent: Vec<bool>,
+    features: usize,
+}
+
+impl Problem {
+    /// Returns the value at some weights, and the gradient.
+    fn gradient(&self, at: &[f32]) -> (f64, Vec<f32>) {
+        let classes = self.weights.len();
+        let tasks = self.rows.par_chunks(ROWS_AT_ONCE).map(|rows| {
+            let mut gradient = vec![0.0_f32; at.len()];
+            let mut value = 0.0_f64;
+            for (sparse, class) in rows {
+                let mut scores = scores(at, sparse, classes);
+                for (score, absent) in scores.iter_mut().zip(&self.absent) {
+                    *score = if *absent { f32::NEG_INFINITY } else { *score };
+                }
+                let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let sum: f32 = scores.iter().map(|score| (score - highest).exp()).sum();
+                value += f64::from(self.weights[*class] * (sum.ln() + highest - scores[*class]));
+                for (c, score) in scores.iter_mut().enumerate() {
+                    let probability = (*score - highest).exp() / sum;
+                    *score = self.weights[*class] * (probability - f32::from(u8::from(c == *class)));
+                }
+                let bias = (self.features as u32, 1.0);
+                for (feature, x) in sparse.iter().copied().chain([bias]) {
+                    let row = &mut gradient[feature as usize * classes..][..classes];
+                    row.iter_mut().zip(&scores).for_each(|(g, error)| *g += error * x);
+                }
+            }
+            (value, gradient)
+        });
+        // Summed in their order, for the same bits on any number of threads.
+        let tasks: Vec<(f64, Vec<f32>)> = tasks.collect();
+        let mut gradient = vec![0.0_f32; at.len()];
+        let mut value = 0.0;
+        for (of_task, slopes) in &tasks {
+            value += of_task;
+            gradient.iter_mut().zip(slopes).for_each(|(sum, slope)| *sum += slope);
+        }
+        let sized = self.features * classes;
+        for (slope, weight) in gradient[..sized].iter_mut().zip(at) {
+            *slope += weight;
+            value += 0.5 * f64::from(weight * weight);
+        }
+        (value, gradient)
+    }
+}
+
+fn scores(weights: &[f32], sparse: &[(u32, f32)], classes: usize) -> Vec<f32> {
+    let mut scores = weights[weights.len() - classes..].to_vec();
+    for (feature, x) in sparse {
+        let row = &weights[*feature as usize * classes..][..classes];
+        scores.iter_mut().zip(row).for_each(|(score, weight)| *score += weight * x);
+    }
+    scores
+}
+
+/// Returns where a smooth convex function of `size` numbers is least.
+fn minimise(size: usize, function: impl Fn(&[f32]) -> (f64, Vec<f32>)) -> Vec<f32> {
+    let mut at = vec![0.0_f32; size];
+    let (mut value, mut gradient) = function(&at);
+    let enough = SMALL_GRADIENT * dot(&gradient, &gradient).sqrt();
+    // Step, change of the gradient, and one over their product.
+    let mut steps: VecDeque<(Vec<f32>, Vec<f32>, f32)> = VecDeque::new();
+    for _ in 0..STEPS {
+        if dot(&gradient, &gradient).sqrt() <= enough {
+            break;
+        }
+        let mut direction = descent(&gradient, &steps);
+        let mut slope = dot(&direction, &gradient);
+        if slope >= 0.0 {
+            steps.clear();
+            direction = gradient.iter().map(|g| -g).collect();
+            slope = -dot(&gradient, &gradient);
+        }
+        let mut length = if steps.is_empty() { 1.0 / (-slope).sqrt() } else { 1.0 };
+        let found = loop {
+            let next: Vec<f32> = at.iter().zip(&direction).map(|(x, d)| x + length * d).collect();
+            let (next_value, next_gradient) = function(&next);
+            // Armijo's rule.
+            if next_value <= value + 1e-4 * f64::from(length * slope) {
+                break Some((next, next_value, next_gradient));
+            }
+            length *= 0.5;
+            if length < 1e-6 {
+                break None;
+            }
+        };
+        // Nothing lower is left that these numbers can tell apart.
+        let Some((next, next_value, next_gradient)) = found else { break };
+        let step: Vec<f32> = next.iter().zip(&at).map(|(new, old)| new - old).collect();
+        let change: Vec<f32> = next_gradient.iter().zip(&gradient).map(|(new, old)| new - old).collect();
+        let product = dot(&step, &change);
+        if product > 0.0 {
+            steps.push_back((step, change, 1.0 / product));
+            if steps.len() > MEMORY {
+                steps.pop_front();
+            }
+        }
+        (at, value, gradient) = (next, next_value, next_gradient);
+    }
+    at
+}
+
+/// Returns where to go: the gradient, turned by what the last steps tell of the curvature.
+fn descent(gradient: &[f32], steps: &VecDeque<(Vec<f32>, Vec<f32>, f32)>) -> Vec<f32> {
+    let mut direction: Vec<f32> = gradient.iter().map(|g| -g).collect();
+    let mut shares = Vec::with_capacity(steps.len());
+    for (step, change, inverse) in steps.iter().rev() {
+        let share = inverse * dot(step, &direction);
+        direction.iter_mut().zip(change).for_each(|(d, c)| *d -= share * c);
+        shares.push(share);
+    }
+    if let Some((_, change, inverse)) = steps.back() {
+        let scale = 1.0 / (inverse * dot(change, change));
+        direction.iter_mut().for_each(|d| *d *= scale);
+    }
+    for ((step, change, inverse), share) in steps.iter().zip(shares.iter().rev()) {
+        let over = share - inverse * dot(change, &direction);
+        direction.iter_mut().zip(step).for_each(|(d, s)| *d += over * s);
+    }
+    direction
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>() as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_minimum_of_a_bowl_is_found() {
+        let least = [3.0_f32, -2.0, 0.5];
+        let steep = [1.0_f32, 10.0, 100.0];
+        let bowl = |at: &[f32]| {
+            let off: Vec<f32> = at.iter().zip(least).map(|(x, least)| x - least).collect();
+            let value = off.iter().zip(steep).map(|(d, k)| 0.5 * f64::from(k * d * d)).sum();
+            (value, off.iter().zip(steep).map(|(d, k)| k * d).collect())
+        };
+        for (found, expected) in minimise(3, bowl).iter().zip(least) {
+            assert!((found - expected).abs() < 0.02, "{found}, not {expected}");
+        }
+    }
+
+    #[test]
+    fn the_gradient_is_that_of_the_value() {
+        let rows = vec![(vec![(0, 1.0), (1, 0.5)], 0), (vec![(1, 1.0)], 2), (vec![(0, -1.0)], 2)];
+        let problem =
+            Problem { rows, weights: vec![1.0, 1.0, 2.0], absent: vec![false, true, false], features: 2 };
+        let at = [0.3_f32, 0.0, -0.2, 0.5, 0.0, 0.1, 0.2, 0.0, -0.1];
+        let (_, gradient) = problem.gradient(&at);
+        for i in 0..at.len() {
+            let moved = |by: f32| {
+                let mut at = at;
+                at[i] += by;
+                problem.gradient(&at).0
+            };
+            let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+            assert!((slope - f64::from(gradient[i])).abs() < 1e-3, "{i}: {slope} {}", gradient[i]);
+        }
+    }
+
+    #[test]
+    fn texts_like_those_it_saw_get_their_class_however_rare_it_is() {
+        let mut rows = Vec::new();
+        for thing in ["bill", "plan", "phone", "order"] {
+            for _ in 0..5 {
+                rows.push((format!("where is my {thing}"), 0));
+                rows.push((format!("what about the {thing}"), 0));
+            }
+            rows.push((format!("this {thing} is a disgrace, I am furious"), 2));
+        }
+        let linear = Linear::train(&rows, 3);
+        assert_eq!(linear.classify("Where is the parcel?"), 0);
+        assert_eq!(linear.classify("I am FURIOUS about it"), 2);
+        assert_eq!(linear.classify("furiously disgraceful"), 2, "pieces of words count");
+        assert_ne!(linear.classify(""), 1, "a class without rows is never said");
+    }
+}
