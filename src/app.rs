@@ -139,23 +139,23 @@ fn load_model(config: &ModelConfig, loading: impl FnMut(usize, usize)) -> Model 
     let folder = config.folder();
     let started = Engine::start_watched(&folder, config.engine.clone(), loading);
     let loaded = started.map_err(anyhow::Error::from).and_then(|engine| {
-            let completer = Completer::new(engine.clone())?;
-            let emotions = EmotionReader::new(engine.clone());
-            let drafter = Drafter::new(engine.clone());
-            if let Some(error) = drafter.as_ref().err() {
-                tracing::warn!(folder = %folder.display(), %error, "no drafts: the model was not trained for them");
-            }
-            if let Some(error) = emotions.as_ref().err() {
-                tracing::warn!(folder = %folder.display(), %error, "no emotions: the model was not trained for them");
-            }
-            let no_drafts = |_| Drafter::without_model("the model was not trained to draft answers");
-            Ok(Model {
-                drafter: drafter.unwrap_or_else(no_drafts),
-                emotions: emotions.ok(),
-                completer: Some(completer),
-                engine: Some(engine),
-            })
-        });
+        let completer = Completer::new(engine.clone())?;
+        let emotions = EmotionReader::new(engine.clone());
+        let drafter = Drafter::new(engine.clone());
+        if let Some(error) = drafter.as_ref().err() {
+            tracing::warn!(folder = %folder.display(), %error, "no drafts: the model was not trained for them");
+        }
+        if let Some(error) = emotions.as_ref().err() {
+            tracing::warn!(folder = %folder.display(), %error, "no emotions");
+        }
+        let no_drafts = |_| Drafter::without_model("the model was not trained to draft answers");
+        Ok(Model {
+            drafter: drafter.unwrap_or_else(no_drafts),
+            emotions: emotions.ok(),
+            completer: Some(completer),
+            engine: Some(engine),
+        })
+    });
     match loaded {
         Ok(model) => model,
         Err(error) => {

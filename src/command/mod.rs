@@ -17,6 +17,7 @@ mod serve;
 mod train;
 mod tune;
 mod user;
+mod words;
 
 use std::fs::File;
 use std::fs::TryLockError;

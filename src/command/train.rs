@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use crate::command::tune;
 use crate::command::tune::TuneArgs;
+use crate::command::words;
 use crate::corpus::service::Split;
 use crate::corpus::tasks;
 use crate::corpus::tasks::Document;
@@ -125,6 +126,10 @@ pub struct Args {
     /// Seed of weights, order and noise.
     #[arg(long, default_value_t = 1)]
     pub(super) seed: u64,
+    /// Trains what words alone say of an emotion, on the labelled calls of --service; --out is the file,
+    /// `emotion_words.safetensors` in a checkpoint's folder.
+    #[arg(long, conflicts_with_all = ["data", "from", "tune"], help_heading = "Emotion")]
+    emotion_words: bool,
     #[command(flatten)]
     pub(super) tune: TuneArgs,
 }
@@ -134,6 +139,9 @@ pub struct Args {
 /// # Errors
 /// One line that names what is wrong and what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if args.emotion_words {
+        return words::run(&args.service, &args.out);
+    }
     if let Some(kind) = args.tune.tune {
         return tune::run(&args, kind);
     }

@@ -5,3 +5,4 @@ pub mod redact;
 pub mod sensitive;
 pub mod speech_rate;
 pub mod trend;
+pub mod words;

@@ -18,7 +18,6 @@ use crate::command::eval::measure::estimate;
 use crate::command::eval::measure::label_f1;
 use crate::command::eval::measure::macro_f1;
 use crate::command::eval::model::Bench;
-use crate::command::eval::model::baseline::linear::Linear;
 use crate::command::eval::model::data::Labelled;
 use crate::command::eval::model::data::Set;
 use crate::command::eval::model::report::Row;
@@ -27,6 +26,7 @@ use crate::command::eval::model::spread;
 use crate::engine::scheduler::Claim;
 use crate::event::Emotion;
 use crate::monitor::emotion::EmotionReader;
+use crate::monitor::words::Words;
 
 pub(super) fn measure(bench: &Bench) -> anyhow::Result<Section> {
     let mut section = Section::default();
@@ -84,7 +84,7 @@ fn classified(set: &Set, rows: &[&Labelled]) -> Option<Vec<Pair>> {
     }
     let trained: Vec<(String, usize)> =
         set.trained_emotions.iter().map(|row| (text(row).to_owned(), row.label as usize)).collect();
-    let linear = Linear::train(&trained, Emotion::ALL.len());
+    let linear = Words::train(&trained, Emotion::ALL.len());
     Some(rows.iter().map(|row| (Emotion::ALL[linear.classify(text(row))], row.label)).collect())
 }
 

@@ -109,7 +109,7 @@ pub(super) fn measure(bench: &Bench) -> anyhow::Result<Section> {
             0 => row,
             _ => row.beside("5-gram", ratio(&others).value),
         };
-        let row = match causal {
+        let row = match &causal {
             None => row,
             Some(_) => row.beside("autoregressive", ratio(&causals).value),
         };

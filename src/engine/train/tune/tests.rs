@@ -51,6 +51,7 @@ fn certainty(network: &mut Network) -> f64 {
         clean: fact.clone(),
         documents: [0..8].into(),
         targets: (4..8).map(target).collect(),
+        ..Batch::default()
     };
     batch.noised[4..].fill(0);
     let loss = network.evaluate(&batch);

@@ -1,5 +1,6 @@
-//! A linear classifier of texts: TF-IDF of word 1–2-grams and character 2–4-grams, then logistic
-//! regression in which every class counts the same.
+//! What the words of a text alone say: TF-IDF of word 1–2-grams and character 2–4-grams, then logistic
+//! regression in which every class counts the same. A few thousand labels teach it what a small language
+//! model learns by heart instead; `emotion` asks both.
 //!
 //! Counts are damped (1 + ln), weighted by rarity, and each of the two groups has length 1. Character
 //! n-grams stay within a word and see its borders. The regression is convex and is brought to its
@@ -8,11 +9,14 @@
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
-use std::hash::DefaultHasher;
-use std::hash::Hash;
-use std::hash::Hasher;
+use std::io;
+use std::path::Path;
 
+use half::f16;
 use rayon::prelude::*;
+use safetensors::Dtype;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 
 /// Texts that an n-gram must stand in.
 const LEAST_TEXTS: u32 = 2;
@@ -32,16 +36,16 @@ type Sparse = Vec<(u32, f32)>;
 
 /// A trained classifier.
 #[derive(Debug)]
-pub struct Linear {
+pub struct Words {
     vocabulary: Vocabulary,
     classes: usize,
     /// `[features + 1, classes]`; the last row is added whatever the text.
     weights: Vec<f32>,
 }
 
-impl Linear {
+impl Words {
     /// Trains on texts and their classes, which are below `classes`.
-    pub fn train(rows: &[(String, usize)], classes: usize) -> Linear {
+    pub fn train(rows: &[(String, usize)], classes: usize) -> Words {
         let vocabulary = Vocabulary::of(rows.iter().map(|(text, _)| text.as_str()));
         let sparse: Vec<Sparse> = rows.par_iter().map(|(text, _)| vocabulary.read(text)).collect();
         let mut counts = vec![0_usize; classes];
@@ -57,19 +61,81 @@ impl Linear {
             features: vocabulary.features.len(),
         };
         let weights = minimise((problem.features + 1) * classes, |weights| problem.gradient(weights));
-        let mut linear = Linear { vocabulary, classes, weights };
+        let mut words = Words { vocabulary, classes, weights };
         let bias = problem.features * classes;
         for class in (0..classes).filter(|class| problem.absent[*class]) {
-            linear.weights[bias + class] = f32::NEG_INFINITY;
+            words.weights[bias + class] = f32::NEG_INFINITY;
         }
-        linear
+        words
     }
 
     /// Returns the likeliest class of a text.
     pub fn classify(&self, text: &str) -> usize {
-        let scores = scores(&self.weights, &self.vocabulary.read(text), self.classes);
+        let scores = self.scores(text);
         let best = (0..self.classes).max_by(|a, b| scores[*a].total_cmp(&scores[*b]));
         best.unwrap_or(0)
+    }
+
+    /// Returns the logarithm of each class's probability, up to a constant.
+    pub fn scores(&self, text: &str) -> Vec<f32> {
+        scores(&self.weights, &self.vocabulary.read(text), self.classes)
+    }
+
+    /// Returns how many classes there are.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// Writes it as safetensors: `grams` `[n]` u64, `rarity` `[n]` f32, `weights` `[n + 1, classes]` f16.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let mut grams: Vec<_> = self.vocabulary.features.iter().collect();
+        grams.sort_unstable_by_key(|(_, (feature, _))| *feature);
+        let hashes: Vec<u8> = grams.iter().flat_map(|(gram, _)| gram.to_le_bytes()).collect();
+        let rarity: Vec<u8> = grams.iter().flat_map(|(_, (_, rarity))| rarity.to_le_bytes()).collect();
+        let weights: Vec<u8> = self.weights.iter().flat_map(|w| f16::from_f32(*w).to_le_bytes()).collect();
+        let (n, view) = (grams.len(), |dtype, shape, bytes| TensorView::new(dtype, shape, bytes));
+        let tensors = [
+            ("grams", view(Dtype::U64, vec![n], &hashes)),
+            ("rarity", view(Dtype::F32, vec![n], &rarity)),
+            ("weights", view(Dtype::F16, vec![n + 1, self.classes], &weights)),
+        ];
+        let mut views = Vec::new();
+        for (name, view) in tensors {
+            views.push((name, view.map_err(io::Error::other)?));
+        }
+        std::fs::write(path, safetensors::serialize(views, None).map_err(io::Error::other)?)
+    }
+
+    /// Reads what [`Words::write`] wrote; `None` when there is no such file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or has another form.
+    pub fn read(path: &Path) -> io::Result<Option<Words>> {
+        let bytes = match std::fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes?,
+        };
+        let tensors = SafeTensors::deserialize(&bytes).map_err(io::Error::other)?;
+        let of = |name: &str, dtype: Dtype, dimensions: usize| {
+            let tensor = tensors.tensor(name).map_err(io::Error::other)?;
+            let is_right = tensor.dtype() == dtype && tensor.shape().len() == dimensions;
+            if is_right { Ok(tensor) } else { Err(io::Error::other(format!("{name} has another form"))) }
+        };
+        let (grams, rarity) = (of("grams", Dtype::U64, 1)?, of("rarity", Dtype::F32, 1)?);
+        let weights = of("weights", Dtype::F16, 2)?;
+        let (n, classes) = (grams.shape()[0], weights.shape()[1]);
+        if rarity.shape() != [n] || weights.shape() != [n + 1, classes] {
+            return Err(io::Error::other("grams, rarity and weights are of different lengths"));
+        }
+        let hashes = grams.data().chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("eight")));
+        let rarity = rarity.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four")));
+        let features = hashes.zip((0..).zip(rarity)).collect();
+        let halves = weights.data().chunks_exact(2);
+        let weights = halves.map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
+        Ok(Some(Words { vocabulary: Vocabulary { features }, classes, weights }))
     }
 }
 
@@ -118,25 +184,31 @@ impl Vocabulary {
 /// Counts the n-grams of words, and those of characters, each as a hash.
 fn grams(text: &str) -> [HashMap<u64, u32>; 2] {
     let mut groups = [HashMap::new(), HashMap::new()];
-    let mut count = |group: usize, gram: &dyn Fn(&mut DefaultHasher)| {
-        let mut hasher = DefaultHasher::new();
-        group.hash(&mut hasher);
-        gram(&mut hasher);
-        *groups[group].entry(hasher.finish()).or_default() += 1;
+    let mut count = |group: usize, gram: &[&str]| {
+        *groups[group].entry(hash(group as u8, gram)).or_default() += 1;
     };
     let lower = text.to_lowercase();
     let is_inner = |c: char| c.is_alphanumeric() || c == '\'';
     let words: Vec<&str> = lower.split(|c: char| !is_inner(c)).filter(|word| !word.is_empty()).collect();
     for length in 1..=2 {
-        words.windows(length).for_each(|gram| count(0, &|hasher| gram.hash(hasher)));
+        words.windows(length).for_each(|gram| count(0, gram));
     }
     for word in lower.split_whitespace() {
-        let letters: Vec<char> = [' '].into_iter().chain(word.chars()).chain([' ']).collect();
+        let word = format!(" {word} ");
+        let ends: Vec<usize> = word.char_indices().map(|(at, _)| at).chain([word.len()]).collect();
         for length in 2..=4 {
-            letters.windows(length).for_each(|gram| count(1, &|hasher| gram.hash(hasher)));
+            ends.windows(length + 1).for_each(|at| count(1, &[&word[at[0]..at[length]]]));
         }
     }
     groups
+}
+
+/// Returns the FNV-1a hash of a group and its parts, which is the same on every machine and in every file.
+fn hash(group: u8, parts: &[&str]) -> u64 {
+    let separated = parts.iter().flat_map(|part| part.bytes().chain([0]));
+    [group].into_iter().chain(separated).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// What is minimised.
@@ -277,6 +349,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_written_is_read_again() {
+        let row = |text: &str, class| (text.to_owned(), class);
+        let rows =
+            [row("late again", 0), row("so late", 0), row("thank you", 2), row("oh thank you so much", 2)];
+        let words = Words::train(&rows, 3);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("words.safetensors");
+        assert!(Words::read(&path).unwrap().is_none());
+        words.write(&path).unwrap();
+        let read = Words::read(&path).unwrap().unwrap();
+        assert_eq!(read.classes(), 3);
+        for text in ["late", "thank you", "something else"] {
+            for (a, b) in words.scores(text).iter().zip(read.scores(text)) {
+                assert!(*a == b || (a - b).abs() < 2e-3 * a.abs().max(1.0), "{text}: {a} and {b}");
+            }
+        }
+        std::fs::write(&path, b"nonsense").unwrap();
+        assert!(Words::read(&path).is_err());
+    }
+
+    #[test]
     fn the_minimum_of_a_bowl_is_found() {
         let least = [3.0_f32, -2.0, 0.5];
         let steep = [1.0_f32, 10.0, 100.0];
@@ -318,7 +411,7 @@ mod tests {
             }
             rows.push((format!("this {thing} is a disgrace, I am furious"), 2));
         }
-        let linear = Linear::train(&rows, 3);
+        let linear = Words::train(&rows, 3);
         assert_eq!(linear.classify("Where is the parcel?"), 0);
         assert_eq!(linear.classify("I am FURIOUS about it"), 2);
         assert_eq!(linear.classify("furiously disgraceful"), 2, "pieces of words count");
