@@ -144,7 +144,7 @@ pub(super) fn measure(bench: &Bench) -> anyhow::Result<Section> {
             let copied: Vec<Draft> = asked.iter().map(|asked| copy(cards.of(asked))).collect();
             let copied = scores(&asked, cards, &copied);
             let facts_aim = if cards == Cards::Right { "≥ 0.80" } else { "≥ 0.65" };
-            let aims = ["", "above copying", facts_aim, "1.000"];
+            let aims = ["", "above copying", facts_aim, "1.000", ""];
             for (i, (name, value)) in scores(&asked, cards, &drafts).into_iter().enumerate() {
                 let row = Row::new(format!("{what}: {name}"), value).aim(aims[i]);
                 section
@@ -196,7 +196,7 @@ fn copy(cards: &[Card]) -> Draft {
 }
 
 /// Returns the measures of drafts that rest on some cards, with their names.
-fn scores(asked: &[Asked], cards: Cards, drafts: &[Draft]) -> [(&'static str, Estimate); 4] {
+fn scores(asked: &[Asked], cards: Cards, drafts: &[Draft]) -> [(&'static str, Estimate); 5] {
     let of = |score: &dyn Fn(&Asked, &str) -> f64| {
         mean(asked.iter().zip(drafts).map(|(a, draft)| (a.unit, score(a, &draft.text))))
     };
@@ -204,11 +204,13 @@ fn scores(asked: &[Asked], cards: Cards, drafts: &[Draft]) -> [(&'static str, Es
         let known = known(a, cards);
         (a.unit, grounded(&draft.text, &known))
     });
+    let shown = asked.iter().zip(drafts).map(|(a, draft)| (a.unit, f64::from(draft.is_shown)));
     [
         ("ROUGE-L", of(&|a, text| rouge_l(text, &a.answer))),
         ("token F1", of(&|a, text| token_f1(text, &a.answer))),
         ("facts", of(&|a, text| facts_share(text, &a.facts))),
         ("grounded", grounded_share(&shares(grounds.collect::<Vec<(usize, Share)>>()))),
+        ("shown", mean(shown)),
     ]
 }
 
@@ -232,7 +234,6 @@ fn described(asked: &[Asked], drafts: &[Draft]) -> Value {
         json!({"customer": said.map(|turn| &turn.text), "draft": draft.text, "answer": a.answer})
     });
     json!({
-        "shown": drafts.iter().filter(|draft| draft.is_shown).count(),
         "tokens_per_step": f64::from(tokens) / f64::from(steps.max(1)),
         "examples": examples.collect::<Vec<_>>(),
     })
@@ -265,10 +266,10 @@ mod tests {
     fn copying_the_right_passage_keeps_all_facts_and_no_card_none() {
         let asked = [asked(vec![])];
         let copied = |cards: Cards| scores(&asked, cards, &[copy(cards.of(&asked[0]))]).map(|(_, e)| e.value);
-        let [rouge, f1, facts, grounded] = copied(Cards::Right);
+        let [rouge, f1, facts, grounded, shown] = copied(Cards::Right);
         assert!(rouge > 0.7 && f1 > 0.7, "{rouge} {f1}");
-        assert_eq!((facts, grounded), (1.0, 1.0));
-        assert_eq!(copied(Cards::Found), [0.0, 0.0, 0.0, 1.0], "nothing is claimed");
+        assert_eq!((facts, grounded, shown), (1.0, 1.0, 1.0));
+        assert_eq!(copied(Cards::Found), [0.0, 0.0, 0.0, 1.0, 0.0], "nothing is claimed");
     }
 
     #[test]

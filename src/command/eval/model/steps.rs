@@ -28,12 +28,15 @@ use crate::prompt;
 /// Tokens of the block.
 const BLOCK: usize = 32;
 /// Thresholds that are tried, from the lowest.
-const THRESHOLDS: [f32; 9] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
+const THRESHOLDS: [f64; 9] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
 /// What a measure may lose.
 const LOSS: f64 = 0.01;
 
-/// Measures of answers: their names, and how a text is scored for a question.
-const MEASURES: [(&str, fn(&str, &Asked) -> f64); 3] = [
+/// A measure's name, and how it scores a text for a question.
+type Measure = (&'static str, fn(&str, &Asked) -> f64);
+
+/// Measures of answers.
+const MEASURES: [Measure; 3] = [
     ("ROUGE-L", |text, asked| rouge_l(text, &asked.answer)),
     ("token F1", |text, asked| token_f1(text, &asked.answer)),
     ("facts", |text, asked| facts_share(text, &asked.facts)),
@@ -103,16 +106,15 @@ pub(super) fn measure(bench: &Bench) -> anyhow::Result<Section> {
     };
     let fixed = answers(Rule::LowConfidence { steps: BLOCK }, false);
     let fixed_stopped = answers(Rule::LowConfidence { steps: BLOCK }, true);
-    let tried: Vec<(f32, Answers)> = THRESHOLDS
-        .into_iter()
-        .map(|threshold| (threshold, answers(Rule::Threshold { threshold, steps: BLOCK }, true)))
-        .collect();
+    let at = |threshold: f64| Rule::Threshold { threshold: threshold as f32, steps: BLOCK };
+    let tried: Vec<(f64, Answers)> =
+        THRESHOLDS.into_iter().map(|threshold| (threshold, answers(at(threshold), true))).collect();
     let keeps =
-        |(_, answers): &&(f32, Answers)| answers.gains(&fixed, &asked).iter().all(|gain| gain.value >= -LOSS);
+        |(_, answers): &&(f64, Answers)| answers.gains(&fixed, &asked).iter().all(|gain| gain.value >= -LOSS);
     let Some((threshold, chosen)) = tried.iter().find(keeps).or(tried.last()) else {
         return Ok(Section::default());
     };
-    let unstopped = answers(Rule::Threshold { threshold: *threshold, steps: BLOCK }, false);
+    let unstopped = answers(at(*threshold), false);
     bar.finish_and_clear();
     let all = fixed.passes_mean(&asked).value;
     let saved = |answers: &Answers| {
