@@ -8,6 +8,7 @@ use anyhow::Context;
 
 use crate::command::screen;
 use crate::command::screen::ModelArgs;
+use crate::command::screen::ShowArgs;
 use crate::command::screen::Style;
 use crate::completion::canvas::Part;
 use crate::engine::template::Message;
@@ -35,6 +36,8 @@ pub struct Args {
     max_tokens: u32,
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    show: ShowArgs,
 }
 
 /// Runs the command.
@@ -98,8 +101,8 @@ async fn chat(args: Args) -> anyhow::Result<()> {
                 continue;
             }
         };
-        let finished = if args.model.show_steps {
-            screen::show(writing, &args.model, |written| screen::stretches(written, Style::Plain)).await?
+        let finished = if args.show.show_steps {
+            screen::show(writing, &args.show, |written| screen::stretches(written, Style::Plain)).await?
         } else {
             let finished = screen::wait(writing).await?;
             println!("{}", finished.update.written.first().map_or("", |written| written.text.trim()));

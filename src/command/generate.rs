@@ -7,6 +7,7 @@ use anyhow::Context;
 
 use crate::command::screen;
 use crate::command::screen::ModelArgs;
+use crate::command::screen::ShowArgs;
 use crate::command::screen::Stretch;
 use crate::command::screen::Style;
 use crate::completion::canvas::Part;
@@ -32,6 +33,8 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    show: ShowArgs,
 }
 
 /// Runs the command.
@@ -50,13 +53,13 @@ async fn generate(args: Args) -> anyhow::Result<()> {
     let parts = [Part::Fixed(prompt.clone()), Part::Open(tokens)];
     let canvas = completer.canvas(&Prompt::default(), &parts, &options)?;
     let writing = completer.write(canvas, &options)?;
-    if args.model.show_steps {
+    if args.show.show_steps {
         let together = |written: &[_]| {
             let mut stretches = vec![Stretch::new(Style::Plain, prompt.as_str())];
             stretches.extend(screen::stretches(written, Style::Filled));
             stretches
         };
-        screen::show(writing, &args.model, together).await?;
+        screen::show(writing, &args.show, together).await?;
         return Ok(());
     }
     let finished = screen::wait(writing).await?;

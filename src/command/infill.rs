@@ -9,6 +9,7 @@ use crate::command::generate::text_of;
 use crate::command::screen;
 use crate::command::screen::Finished;
 use crate::command::screen::ModelArgs;
+use crate::command::screen::ShowArgs;
 use crate::command::screen::Stretch;
 use crate::command::screen::Style;
 use crate::completion::canvas::Part;
@@ -53,6 +54,8 @@ pub struct Args {
     candidates: u64,
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    show: ShowArgs,
 }
 
 /// Runs the command.
@@ -72,9 +75,9 @@ async fn infill(args: Args) -> anyhow::Result<()> {
     screen::check_tokens(&completer, tokens)?;
     let placed = completer.place(&Prompt::default(), parts.clone(), &args.must_include, &options).await?;
     let canvas = completer.canvas(&Prompt::default(), &placed.parts, &options)?;
-    if args.model.show_steps {
+    if args.show.show_steps {
         let writing = completer.write(canvas, &options)?;
-        screen::show(writing, &args.model, |written| together(&parts, written)).await?;
+        screen::show(writing, &args.show, |written| together(&parts, written)).await?;
         return Ok(());
     }
     let candidates = (0..args.candidates).map(|index| completer.write(canvas.clone(), &options.drawn(index)));

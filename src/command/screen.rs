@@ -65,6 +65,11 @@ pub struct ModelArgs {
     /// The same seed draws the same tokens; another each time when missing.
     #[arg(long, help_heading = "Model")]
     seed: Option<u64>,
+}
+
+/// Whether the steps are shown.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ShowArgs {
     /// Draw each block as it settles.
     #[arg(long)]
     pub show_steps: bool,
@@ -207,7 +212,7 @@ pub async fn wait(writing: Writing) -> anyhow::Result<Finished> {
 /// When the engine stops or the terminal is gone.
 pub async fn show(
     writing: Writing,
-    args: &ModelArgs,
+    args: &ShowArgs,
     piece_together: impl Fn(&[Written]) -> Vec<Stretch>,
 ) -> anyhow::Result<Finished> {
     let began = Instant::now();

@@ -1,5 +1,6 @@
 //! `chatdlm eval`: one file for each thing that is measured.
 
+mod code;
 mod fixtures;
 mod knowledge;
 mod measure;
@@ -36,6 +37,11 @@ pub enum Eval {
     Steps(steps::Args),
     /// Measures language, emotion, drafts, infill, structure, steps, cards and summaries beside baselines.
     Model(model::Args),
+    /// Measures pass@1 of HumanEval: functions that the model completes, run against their tests.
+    #[command(name = "humaneval")]
+    HumanEval(code::HumanEvalArgs),
+    /// Measures pass@1 of HumanEval's infilling form: holes in functions that the model fills.
+    Infilling(code::InfillingArgs),
 }
 
 /// Runs the measurement.
@@ -49,6 +55,8 @@ pub fn run(eval: Eval) -> anyhow::Result<()> {
         Eval::Knowledge(args) => knowledge::run(args),
         Eval::Steps(args) => steps::run(args),
         Eval::Model(args) => model::run(args),
+        Eval::HumanEval(args) => code::run_humaneval(args),
+        Eval::Infilling(args) => code::run_infilling(args),
     }
 }
 

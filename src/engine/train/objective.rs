@@ -36,7 +36,8 @@ const STRETCH_SHARE: f32 = 0.4;
 const PAD_WEIGHT: f32 = 0.1;
 
 /// What a model learns to predict.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
 pub enum Objective {
     /// Masked tokens of a block, after clean blocks: what serving asks.
     #[default]

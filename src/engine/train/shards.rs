@@ -21,7 +21,8 @@ use crate::engine::train::ownership::Ownership;
 use crate::engine::train::ownership::Run;
 
 /// What is kept by its owner alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// The optimizer's moments.
     #[default]

@@ -126,7 +126,8 @@ pub enum TrainError {
     Diverged(u64),
 }
 
-/// Trains until the schedule ends or `watch` returns false; resumes when `out` holds a state.
+/// Trains until the schedule ends or `watch` returns false; resumes when `out` holds a state. A dev loss
+/// is reported when its checkpoint is written.
 ///
 /// Every rank of `options.sharding` must call it with the same arguments. All see the same progress; it
 /// ends for all when one of them wants to. Only the first one touches files. After an error the caller
@@ -238,23 +239,34 @@ pub fn train(
             }
             window = Loss::default();
             load.iter_mut().flatten().for_each(|n| *n = 0);
+            // Who watches finds the checkpoint that is reported.
+            if saves {
+                save(&options.out, &mut state, &network, &mut optimizer, &shards).map_err(io)?;
+            }
             let mut stops = [f64::from(u8::from(!watch(&progress)))];
             collective.sum(&mut stops);
-            let goes_on = stops == [0.0];
-            if saves || !goes_on {
-                state.expert_bias.clone_from(&network.expert_bias);
-                checkpoint::write_state(&options.out, &state, &network, &mut optimizer, &shards)
-                    .map_err(io)?;
-                if collective.is_first() {
-                    checkpoint::write_model(&options.out, &network).map_err(io)?;
+            if stops != [0.0] {
+                if !saves {
+                    save(&options.out, &mut state, &network, &mut optimizer, &shards).map_err(io)?;
                 }
-            }
-            if !goes_on {
                 break;
             }
         }
     }
     Ok(network)
+}
+
+/// Writes the checkpoint and what resuming needs.
+fn save(
+    folder: &Path,
+    state: &mut State,
+    network: &Network,
+    optimizer: &mut Optimizer,
+    shards: &Shards,
+) -> std::io::Result<()> {
+    state.expert_bias.clone_from(&network.expert_bias);
+    checkpoint::write_state(folder, state, network, optimizer, shards)?;
+    if shards.collective.is_first() { checkpoint::write_model(folder, network) } else { Ok(()) }
 }
 
 /// Returns the weights of a checkpoint as the beginning of a run with `config`, which is the

@@ -1,6 +1,13 @@
-//! `chatdlm train`: documents to tokens, then the engine's trainer with a progress bar.
+//! `chatdlm train`: documents to tokens, then the engine's trainer with a progress bar, and at each
+//! checkpoint a page that shows how it goes ([`report`]).
+
+mod chart;
+mod report;
+mod samples;
+pub mod shape;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,16 +20,17 @@ use indicatif::ProgressStyle;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rayon::prelude::*;
+use serde::Serialize;
 
+use crate::command::train::report::Report;
+use crate::command::train::shape::Shape;
 use crate::command::tune;
 use crate::command::tune::TuneArgs;
 use crate::command::words;
 use crate::corpus::service::Split;
 use crate::corpus::tasks;
 use crate::corpus::tasks::Document;
-use crate::engine::config::Drafting;
 use crate::engine::model::llada2::Llada2Config;
-use crate::engine::model::llada2::Rest;
 use crate::engine::ops::matmul::Precision;
 use crate::engine::tokenizer::Tokenizer;
 use crate::engine::train::collective::Collective;
@@ -44,7 +52,7 @@ use crate::prompt::Piece;
 const TOKENIZER_DOCUMENTS: usize = 60_000;
 
 /// Trains a block-diffusion mixture of experts; goes on where `--out` left off.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Serialize, clap::Args)]
 pub struct Args {
     /// Folder of the openly licensed sets (JSON lines, zst) with emotion_labels.json.
     #[arg(long)]
@@ -80,27 +88,9 @@ pub struct Args {
     /// The highest learning rate [default: 0.002; with --tune as the kind wants].
     #[arg(long)]
     pub(super) learning_rate: Option<f32>,
-    /// Width of the residual stream.
-    #[arg(long, default_value_t = 192)]
-    hidden: usize,
-    /// Number of layers.
-    #[arg(long, default_value_t = 4)]
-    layers: usize,
-    /// Width of a head; hidden must be a multiple.
-    #[arg(long, default_value_t = 64)]
-    head: usize,
-    /// Routed experts, of which two are active.
-    #[arg(long, default_value_t = 32)]
-    experts: usize,
-    /// Width of one expert.
-    #[arg(long, default_value_t = 96)]
-    expert_width: usize,
-    /// Tokens of the vocabulary.
-    #[arg(long, default_value_t = 8192)]
-    vocabulary: usize,
-    /// Block length.
-    #[arg(long, default_value_t = 16)]
-    block: usize,
+    #[command(flatten)]
+    #[serde(flatten)]
+    shape: Shape,
     /// The longest document, in tokens; longer ones are cut.
     #[arg(long, default_value_t = 512)]
     pub(super) context: usize,
@@ -129,8 +119,14 @@ pub struct Args {
     /// Trains what words alone say of an emotion, on the labelled calls of --service; --out is the file,
     /// `emotion_words.safetensors` in a checkpoint's folder.
     #[arg(long, conflicts_with_all = ["data", "from", "tune"], help_heading = "Emotion")]
+    #[serde(skip)]
     emotion_words: bool,
+    /// Only make the report of --out anew; with --service its newest checkpoint writes new samples.
+    #[arg(long, conflicts_with_all = ["data", "from", "tune", "emotion_words"])]
+    #[serde(skip)]
+    report_only: bool,
     #[command(flatten)]
+    #[serde(skip)]
     pub(super) tune: TuneArgs,
 }
 
@@ -139,6 +135,9 @@ pub struct Args {
 /// # Errors
 /// One line that names what is wrong and what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if args.report_only {
+        return report_only(&args);
+    }
     if args.emotion_words {
         return words::run(&args.service, &args.out);
     }
@@ -178,14 +177,21 @@ fn train(args: &Args, collective: &Rc<Collective>) -> anyhow::Result<()> {
         dev.extend(tasks::service_documents(folder, Split::Dev, &mut rng)?);
     }
     dev.truncate(600);
-    let tokenizer = tokenizer(args, &documents, collective)?;
+    let tokenizer = shared_tokenizer(args, &documents, collective)?;
+    let mut report = match collective.is_first() {
+        true => Some(Report::new(&args.out, args, samples::pick(&dev, &tokenizer, args.context)?)?),
+        false => None,
+    };
     let examples = encode(&documents, &tokenizer, args.context)?;
     let dev = encode(&dev, &tokenizer, args.context)?;
     if collective.is_first() {
         describe(&documents, &examples);
     }
     drop(documents);
-    let config = config(args, &tokenizer)?;
+    let config = match &args.from {
+        Some(folder) => Llada2Config::read(folder)?,
+        None => args.shape.config(&tokenizer)?,
+    };
     let options = TrainOptions {
         out: args.out.clone(),
         from: args.from.clone(),
@@ -215,7 +221,11 @@ fn train(args: &Args, collective: &Rc<Collective>) -> anyhow::Result<()> {
                 progress.step, progress.tokens, progress.busiest_expert, progress.idlest_expert
             );
             // Without a terminal, as under mpirun, there is no bar to print it.
-            if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line) }
+            let say = |line| if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line) };
+            say(line);
+            if let Some(Err(error)) = report.as_mut().map(Report::write) {
+                say(format!("no report: {error:#}"));
+            }
         }
         !stop.load(Ordering::Relaxed)
     })?;
@@ -227,6 +237,20 @@ fn train(args: &Args, collective: &Rc<Collective>) -> anyhow::Result<()> {
 pub(super) fn step_bar(steps: u64) -> anyhow::Result<ProgressBar> {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}");
     Ok(ProgressBar::new(steps).with_style(style.context("progress bar")?))
+}
+
+/// Makes the page of a run again, from its log and what its checkpoints wrote.
+fn report_only(args: &Args) -> anyhow::Result<()> {
+    let mut dev = Vec::new();
+    for folder in &args.service {
+        dev.extend(tasks::service_documents(folder, Split::Dev, &mut StdRng::seed_from_u64(args.seed))?);
+    }
+    let asked = match dev.is_empty() {
+        true => Vec::new(),
+        false => samples::pick(&dev, &Tokenizer::read(&args.out)?, args.context)?,
+    };
+    println!("{}", Report::open(&args.out, asked)?.write()?.display());
+    Ok(())
 }
 
 /// Asks the loop to stop at its next line of the log, with a checkpoint, on SIGINT or SIGTERM.
@@ -250,34 +274,49 @@ pub(super) fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
 
 /// Loads the tokenizer of a begun run or of the checkpoint it begins with, or trains one; the first rank
 /// does it for all.
-fn tokenizer(args: &Args, documents: &[Document], collective: &Collective) -> anyhow::Result<Tokenizer> {
+fn shared_tokenizer(
+    args: &Args,
+    documents: &[Document],
+    collective: &Collective,
+) -> anyhow::Result<Tokenizer> {
     let path = args.out.join("tokenizer.json");
     let mut json = Vec::new();
     if collective.is_first() {
         std::fs::create_dir_all(&args.out)
             .with_context(|| format!("cannot create {}", args.out.display()))?;
-        match &args.from {
-            _ if path.exists() => {}
-            Some(folder) => Tokenizer::read(folder)?.write(&args.out)?,
-            None => train_tokenizer(args, documents)?,
+        if let (Some(folder), false) = (&args.from, path.exists()) {
+            Tokenizer::read(folder)?.write(&args.out)?;
         }
+        tokenizer(&args.out, args.shape.vocabulary, documents)?;
         json = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     }
     let json = collective.broadcast_bytes(json);
     Tokenizer::parse(&json).with_context(|| format!("cannot understand {}", path.display()))
 }
 
-fn train_tokenizer(args: &Args, documents: &[Document]) -> anyhow::Result<()> {
+/// Loads the tokenizer of a begun run, or trains one.
+///
+/// # Errors
+/// When it is damaged, or cannot be written.
+pub fn tokenizer(out: &Path, vocabulary: usize, documents: &[Document]) -> anyhow::Result<Tokenizer> {
+    if out.join("tokenizer.json").exists() {
+        return Ok(Tokenizer::read(out)?);
+    }
     let step = (documents.len() / TOKENIZER_DOCUMENTS).max(1);
     let texts = documents.iter().step_by(step).flat_map(|d| &d.pieces).filter_map(|piece| match piece {
         Piece::Text(text) => Some(text.as_str()),
         Piece::Control(_) => None,
     });
     let controls: Vec<&str> = Control::ALL.iter().map(|c| c.token()).collect();
-    Tokenizer::train(texts, args.vocabulary, &controls)?.write(&args.out)?;
-    Ok(())
+    let tokenizer = Tokenizer::train(texts, vocabulary, &controls)?;
+    tokenizer.write(out)?;
+    Ok(tokenizer)
 }
 
+/// Returns the documents as the trainer takes them.
+///
+/// # Errors
+/// When the tokenizer lacks a control token.
 pub(super) fn encode(
     documents: &[Document],
     tokenizer: &Tokenizer,
@@ -327,47 +366,4 @@ fn describe(documents: &[Document], examples: &[Example]) {
     for (task, (documents, tokens)) in counts {
         eprintln!("{task:?}: {documents} documents, {tokens} tokens");
     }
-}
-
-fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<Llada2Config> {
-    if let Some(folder) = &args.from {
-        return Ok(Llada2Config::read(folder)?);
-    }
-    anyhow::ensure!(
-        args.hidden.is_multiple_of(args.head),
-        "--hidden {} must be a multiple of --head {}",
-        args.hidden,
-        args.head
-    );
-    let heads = args.hidden / args.head;
-    Ok(Llada2Config {
-        architectures: vec!["LLaDA2MoeModelLM".to_owned()],
-        model_type: "llada2_moe".to_owned(),
-        vocab_size: tokenizer.size(),
-        hidden_size: args.hidden,
-        intermediate_size: args.hidden * 4,
-        num_hidden_layers: args.layers,
-        num_attention_heads: heads,
-        num_key_value_heads: if heads.is_multiple_of(2) { heads / 2 } else { 1 },
-        head_dim: args.head,
-        rms_norm_eps: 1e-6,
-        rope_theta: Some(100_000.0),
-        partial_rotary_factor: Some(0.5),
-        max_position_embeddings: 131_072,
-        num_experts: args.experts,
-        num_experts_per_tok: 2,
-        num_shared_experts: 2,
-        n_group: 1,
-        topk_group: 1,
-        routed_scaling_factor: 1.0,
-        moe_intermediate_size: args.expert_width,
-        first_k_dense_replace: 0,
-        tie_word_embeddings: true,
-        block_size: Some(args.block),
-        mask_token_id: tokenizer.control(Control::Mask.token())?,
-        eos_token_id: tokenizer.control(Control::End.token())?,
-        pad_token_id: tokenizer.control(Control::Pad.token())?,
-        drafting: Some(Drafting::Quote),
-        rest: Rest::default(),
-    })
 }
