@@ -153,6 +153,7 @@ pub(super) fn run(args: &train::Args, kind: Tuned) -> anyhow::Result<()> {
 
     let mut base = read()?;
     let losses = |network: &mut Network| (loss(network, &dev), loss(network, &others_dev));
+    eprintln!("measuring the base on {} examples", dev.len() + others_dev.len());
     let before = losses(&mut base);
     let started = Instant::now();
     let options = options(args, kind);
