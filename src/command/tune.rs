@@ -44,9 +44,9 @@ use crate::knowledge::import::read_file;
 const STEPS: u64 = 120;
 /// Steps in which the rate warms up.
 const WARM_UP: u64 = 10;
-/// The highest learning rates: factors of low rank move further for the same change.
-const RATE_OF_EXPERTS: f32 = 5e-4;
-const RATE_OF_LOW_RANK: f32 = 2e-3;
+/// The highest learning rates: the best of those tried on one company, see docs/log.md.
+const RATE_OF_EXPERTS: f32 = 1e-3;
+const RATE_OF_LOW_RANK: f32 = 5e-4;
 /// The most documents that a loss is measured on.
 const MOST_MEASURED: usize = 300;
 
