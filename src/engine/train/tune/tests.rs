@@ -49,7 +49,7 @@ fn certainty(network: &mut Network) -> f64 {
     let mut batch = Batch {
         noised: fact.clone(),
         clean: fact.clone(),
-        documents: [0..8].into(),
+        documents: std::iter::once(0..8).collect(),
         targets: (4..8).map(target).collect(),
         ..Batch::default()
     };
