@@ -258,6 +258,11 @@ impl Completer {
         Ok(ids.len())
     }
 
+    /// Returns whether the checkpoint brings a chat template.
+    pub fn has_template(&self) -> bool {
+        matches!(self.shared.form, ChatForm::Template(_))
+    }
+
     /// Returns whether tools can be offered and their answers told.
     pub fn knows_tools(&self) -> bool {
         self.shared.form.knows_tools()

@@ -1,4 +1,4 @@
-//! JSON lines, plain or zstd-compressed, one value at a time.
+//! JSON lines, plain or compressed with zstd or gzip, one value at a time.
 //!
 //! A bad line is an error that names file and line, and the next line is read all the same; only a
 //! file that can no longer be read ends the iteration early. Blank lines are skipped. Whether a
@@ -16,6 +16,8 @@ use serde::de::DeserializeOwned;
 
 /// The first bytes of every zstd frame (RFC 8878, section 3.1.1).
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// The first bytes of every gzip file (RFC 1952, section 2.3.1).
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// Says which file, and which line of it, could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +82,10 @@ fn open(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
     let mut file = BufReader::with_capacity(1 << 16, File::open(path)?);
     if file.fill_buf()?.starts_with(&ZSTD_MAGIC) {
         let decoder = zstd::stream::read::Decoder::with_buffer(file)?;
+        return Ok(Box::new(BufReader::with_capacity(1 << 16, decoder)));
+    }
+    if file.fill_buf()?.starts_with(&GZIP_MAGIC) {
+        let decoder = flate2::bufread::MultiGzDecoder::new(file);
         return Ok(Box::new(BufReader::with_capacity(1 << 16, decoder)));
     }
     Ok(Box::new(file))
@@ -149,10 +155,19 @@ mod tests {
 
     #[test]
     fn compressed_rows_are_known_by_their_bytes() {
-        let bytes = zstd::encode_all(&b"1\n2\n"[..], 1).unwrap();
-        let (_folder, path) = write("named-like-plain.jsonl", &bytes);
-        let rows: Vec<u32> = read(&path).unwrap().map(Result::unwrap).collect();
-        assert_eq!(rows, [1, 2]);
+        let zstd = zstd::encode_all(&b"1\n2\n"[..], 1).unwrap();
+        let mut gzip = Vec::new();
+        // One file may be several, one behind the other.
+        for part in [&b"1\n"[..], b"2\n"] {
+            let mut encoder = flate2::write::GzEncoder::new(gzip, flate2::Compression::fast());
+            io::Write::write_all(&mut encoder, part).unwrap();
+            gzip = encoder.finish().unwrap();
+        }
+        for bytes in [zstd, gzip] {
+            let (_folder, path) = write("named-like-plain.jsonl", &bytes);
+            let rows: Vec<u32> = read(&path).unwrap().map(Result::unwrap).collect();
+            assert_eq!(rows, [1, 2]);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `chatdlm eval`: one file for each thing that is measured.
 
+mod code;
 mod fixtures;
 mod knowledge;
 mod model;
@@ -29,6 +30,11 @@ pub enum Eval {
     Steps(steps::Args),
     /// Measures bits per byte, emotion macro-F1 and drafts on labelled calls.
     Model(model::Args),
+    /// Measures pass@1 of HumanEval: functions that the model completes, run against their tests.
+    #[command(name = "humaneval")]
+    Programs(code::HumanEvalArgs),
+    /// Measures pass@1 of HumanEval's infilling form: holes in functions that the model fills.
+    Infilling(code::InfillingArgs),
 }
 
 /// Runs the measurement.
@@ -42,6 +48,8 @@ pub fn run(eval: Eval) -> anyhow::Result<()> {
         Eval::Knowledge(args) => knowledge::run(args),
         Eval::Steps(args) => steps::run(args),
         Eval::Model(args) => model::run(args),
+        Eval::Programs(args) => code::run_humaneval(args),
+        Eval::Infilling(args) => code::run_infilling(args),
     }
 }
 
