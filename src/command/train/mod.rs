@@ -1,6 +1,9 @@
 //! `chatdlm train`: documents to tokens, then the engine's trainer with a progress bar.
 
+pub mod shape;
+
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,12 +16,10 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rayon::prelude::*;
 
+use crate::command::train::shape::Shape;
 use crate::corpus::service::Split;
 use crate::corpus::tasks;
 use crate::corpus::tasks::Document;
-use crate::engine::config::Drafting;
-use crate::engine::model::llada2::Llada2Config;
-use crate::engine::model::llada2::Rest;
 use crate::engine::ops::matmul::Precision;
 use crate::engine::tokenizer::Tokenizer;
 use crate::engine::train::objective;
@@ -64,27 +65,8 @@ pub struct Args {
     /// The highest learning rate.
     #[arg(long, default_value_t = 2e-3)]
     learning_rate: f32,
-    /// Width of the residual stream.
-    #[arg(long, default_value_t = 192)]
-    hidden: usize,
-    /// Number of layers.
-    #[arg(long, default_value_t = 4)]
-    layers: usize,
-    /// Width of a head; hidden must be a multiple.
-    #[arg(long, default_value_t = 64)]
-    head: usize,
-    /// Routed experts, of which two are active.
-    #[arg(long, default_value_t = 32)]
-    experts: usize,
-    /// Width of one expert.
-    #[arg(long, default_value_t = 96)]
-    expert_width: usize,
-    /// Tokens of the vocabulary.
-    #[arg(long, default_value_t = 8192)]
-    vocabulary: usize,
-    /// Block length.
-    #[arg(long, default_value_t = 16)]
-    block: usize,
+    #[command(flatten)]
+    shape: Shape,
     /// The longest document, in tokens; longer ones are cut.
     #[arg(long, default_value_t = 512)]
     context: usize,
@@ -131,12 +113,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         dev.truncate(600);
     }
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
-    let tokenizer = tokenizer(&args, &documents)?;
+    let tokenizer = tokenizer(&args.out, args.shape.vocabulary, &documents)?;
     let examples = encode(&documents, &tokenizer, args.context)?;
     let dev = encode(&dev, &tokenizer, args.context)?;
     describe(&documents, &examples);
     drop(documents);
-    let config = config(&args, &tokenizer)?;
+    let config = args.shape.config(&tokenizer)?;
     let options = TrainOptions {
         out: args.out.clone(),
         batch_tokens: args.batch_tokens,
@@ -191,9 +173,9 @@ fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
 }
 
 /// Loads the tokenizer of a begun run, or trains one.
-fn tokenizer(args: &Args, documents: &[Document]) -> anyhow::Result<Tokenizer> {
-    if args.out.join("tokenizer.json").exists() {
-        return Ok(Tokenizer::read(&args.out)?);
+fn tokenizer(out: &Path, vocabulary: usize, documents: &[Document]) -> anyhow::Result<Tokenizer> {
+    if out.join("tokenizer.json").exists() {
+        return Ok(Tokenizer::read(out)?);
     }
     let step = (documents.len() / TOKENIZER_DOCUMENTS).max(1);
     let texts = documents.iter().step_by(step).flat_map(|d| &d.pieces).filter_map(|piece| match piece {
@@ -201,8 +183,8 @@ fn tokenizer(args: &Args, documents: &[Document]) -> anyhow::Result<Tokenizer> {
         Piece::Control(_) => None,
     });
     let controls: Vec<&str> = Control::ALL.iter().map(|c| c.token()).collect();
-    let tokenizer = Tokenizer::train(texts, args.vocabulary, &controls)?;
-    tokenizer.write(&args.out)?;
+    let tokenizer = Tokenizer::train(texts, vocabulary, &controls)?;
+    tokenizer.write(out)?;
     Ok(tokenizer)
 }
 
@@ -251,44 +233,4 @@ fn describe(documents: &[Document], examples: &[Example]) {
     for (task, (documents, tokens)) in counts {
         eprintln!("{task:?}: {documents} documents, {tokens} tokens");
     }
-}
-
-fn config(args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<Llada2Config> {
-    anyhow::ensure!(
-        args.hidden.is_multiple_of(args.head),
-        "--hidden {} must be a multiple of --head {}",
-        args.hidden,
-        args.head
-    );
-    let heads = args.hidden / args.head;
-    Ok(Llada2Config {
-        architectures: vec!["LLaDA2MoeModelLM".to_owned()],
-        model_type: "llada2_moe".to_owned(),
-        vocab_size: tokenizer.size(),
-        hidden_size: args.hidden,
-        intermediate_size: args.hidden * 4,
-        num_hidden_layers: args.layers,
-        num_attention_heads: heads,
-        num_key_value_heads: if heads.is_multiple_of(2) { heads / 2 } else { 1 },
-        head_dim: args.head,
-        rms_norm_eps: 1e-6,
-        rope_theta: Some(100_000.0),
-        partial_rotary_factor: Some(0.5),
-        max_position_embeddings: 131_072,
-        num_experts: args.experts,
-        num_experts_per_tok: 2,
-        num_shared_experts: 2,
-        n_group: 1,
-        topk_group: 1,
-        routed_scaling_factor: 1.0,
-        moe_intermediate_size: args.expert_width,
-        first_k_dense_replace: 0,
-        tie_word_embeddings: true,
-        block_size: Some(args.block),
-        mask_token_id: tokenizer.control(Control::Mask.token())?,
-        eos_token_id: tokenizer.control(Control::End.token())?,
-        pad_token_id: tokenizer.control(Control::Pad.token())?,
-        drafting: Some(Drafting::Quote),
-        rest: Rest::default(),
-    })
 }
