@@ -1,5 +1,9 @@
-//! `chatdlm train`: documents to tokens, then the engine's trainer with a progress bar.
+//! `chatdlm train`: documents to tokens, then the engine's trainer with a progress bar, and at each
+//! checkpoint a page that shows how it goes ([`report`]).
 
+mod chart;
+mod report;
+mod samples;
 pub mod shape;
 
 use std::collections::BTreeMap;
@@ -15,7 +19,9 @@ use indicatif::ProgressStyle;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rayon::prelude::*;
+use serde::Serialize;
 
+use crate::command::train::report::Report;
 use crate::command::train::shape::Shape;
 use crate::corpus::service::Split;
 use crate::corpus::tasks;
@@ -36,7 +42,7 @@ use crate::prompt::Piece;
 const TOKENIZER_DOCUMENTS: usize = 60_000;
 
 /// Trains a block-diffusion mixture of experts; goes on where `--out` left off.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Serialize, clap::Args)]
 pub struct Args {
     /// Folder of the openly licensed sets (JSON lines, zst) with emotion_labels.json.
     #[arg(long)]
@@ -66,6 +72,7 @@ pub struct Args {
     #[arg(long, default_value_t = 2e-3)]
     learning_rate: f32,
     #[command(flatten)]
+    #[serde(flatten)]
     shape: Shape,
     /// The longest document, in tokens; longer ones are cut.
     #[arg(long, default_value_t = 512)]
@@ -85,6 +92,10 @@ pub struct Args {
     /// Seed of weights, order and noise.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Only make the report of --out anew; with --service its newest checkpoint writes new samples.
+    #[arg(long)]
+    #[serde(skip)]
+    report_only: bool,
 }
 
 /// Runs the command.
@@ -92,6 +103,9 @@ pub struct Args {
 /// # Errors
 /// One line that names what is wrong and what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if args.report_only {
+        return report_only(&args);
+    }
     anyhow::ensure!(
         args.data.is_some() || args.service.is_some(),
         "give --data, --service or both: there is nothing to train on"
@@ -114,6 +128,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     let tokenizer = tokenizer(&args.out, args.shape.vocabulary, &documents)?;
+    let mut report = Report::new(&args.out, &args, samples::pick(&dev, &tokenizer, args.context)?)?;
     let examples = encode(&documents, &tokenizer, args.context)?;
     let dev = encode(&dev, &tokenizer, args.context)?;
     describe(&documents, &examples);
@@ -146,10 +161,24 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 "step {}: dev loss {dev_loss:.4}, {} tokens, busiest expert {:.2}, idlest {:.2}",
                 progress.step, progress.tokens, progress.busiest_expert, progress.idlest_expert
             ));
+            if let Err(error) = report.write() {
+                bar.println(format!("no report: {error:#}"));
+            }
         }
         !stop.load(Ordering::Relaxed)
     })?;
     bar.finish();
+    Ok(())
+}
+
+/// Makes the page of a run again, from its log and what its checkpoints wrote.
+fn report_only(args: &Args) -> anyhow::Result<()> {
+    let mut asked = Vec::new();
+    if let Some(folder) = &args.service {
+        let dev = tasks::service_documents(folder, Split::Dev, &mut StdRng::seed_from_u64(args.seed))?;
+        asked = samples::pick(&dev, &Tokenizer::read(&args.out)?, args.context)?;
+    }
+    println!("{}", Report::open(&args.out, asked)?.write()?.display());
     Ok(())
 }
 
@@ -173,7 +202,10 @@ fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
 }
 
 /// Loads the tokenizer of a begun run, or trains one.
-fn tokenizer(out: &Path, vocabulary: usize, documents: &[Document]) -> anyhow::Result<Tokenizer> {
+///
+/// # Errors
+/// When it is damaged, or cannot be written.
+pub fn tokenizer(out: &Path, vocabulary: usize, documents: &[Document]) -> anyhow::Result<Tokenizer> {
     if out.join("tokenizer.json").exists() {
         return Ok(Tokenizer::read(out)?);
     }
@@ -188,7 +220,11 @@ fn tokenizer(out: &Path, vocabulary: usize, documents: &[Document]) -> anyhow::R
     Ok(tokenizer)
 }
 
-fn encode(documents: &[Document], tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Vec<Example>> {
+/// Returns the documents as the trainer takes them.
+///
+/// # Errors
+/// When the tokenizer lacks a control token.
+pub fn encode(documents: &[Document], tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Vec<Example>> {
     let encoded: Result<Vec<Example>, _> =
         documents.par_iter().map(|d| example(&d.pieces, tokenizer, context)).collect();
     let mut examples = encoded?;

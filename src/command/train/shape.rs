@@ -1,4 +1,6 @@
-//! The shape of the model that is trained.
+//! The shape of the model that is trained: what `train` and `bench train` ask for in the same words.
+
+use serde::Serialize;
 
 use crate::engine::config::Drafting;
 use crate::engine::model::llada2::Llada2Config;
@@ -7,7 +9,7 @@ use crate::engine::tokenizer::Tokenizer;
 use crate::prompt::Control;
 
 /// The model's shape.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Serialize, clap::Args)]
 pub struct Shape {
     /// Width of the residual stream.
     #[arg(long, default_value_t = 192)]

@@ -104,7 +104,8 @@ pub fn matmul(dst: &mut [f32], dst_stride: usize, a: View, b: View, scale: f32, 
 }
 
 /// How the factors of a product are rounded; its sums are in f32 either way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Not at all.
     #[default]

@@ -103,7 +103,8 @@ pub enum TrainError {
     Diverged(u64),
 }
 
-/// Trains until the schedule ends or `watch` returns false; resumes when `out` holds a state.
+/// Trains until the schedule ends or `watch` returns false; resumes when `out` holds a state. A dev loss
+/// is reported when its checkpoint is written.
 ///
 /// # Errors
 /// When data or checkpoint are unusable or the loss diverges.
@@ -192,13 +193,19 @@ pub fn train(
             write_line(&mut log, &progress, rate, state.seconds, saves.then_some(&load)).map_err(io)?;
             window = Loss::default();
             load.iter_mut().flatten().for_each(|n| *n = 0);
-            let goes_on = watch(&progress);
-            if saves || !goes_on {
+            let mut save = || -> Result<(), TrainError> {
                 state.expert_bias.clone_from(&network.expert_bias);
                 checkpoint::write_state(&options.out, &state, &network, &optimizer).map_err(io)?;
-                checkpoint::write_model(&options.out, &network).map_err(io)?;
+                checkpoint::write_model(&options.out, &network).map_err(io)
+            };
+            // Who watches finds the checkpoint that is reported.
+            if saves {
+                save()?;
             }
-            if !goes_on {
+            if !watch(&progress) {
+                if !saves {
+                    save()?;
+                }
                 break;
             }
         }
