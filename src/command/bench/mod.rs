@@ -3,9 +3,12 @@
 mod engine;
 mod machine;
 mod peers;
+mod reference;
 mod shapes;
+mod train;
 
 use crate::command::bench::engine::EngineArgs;
+use crate::command::bench::train::TrainArgs;
 
 /// Measures speed.
 #[derive(Debug, clap::Args)]
@@ -19,6 +22,8 @@ pub struct Args {
 enum What {
     /// Tokens a second of the engine: prompts first, then denoising.
     Engine(EngineArgs),
+    /// Tokens a second of the trainer, and its loss; beside a reference trainer in PyTorch, if it is given.
+    Train(TrainArgs),
 }
 
 /// Runs the command.
@@ -26,6 +31,8 @@ enum What {
 /// # Errors
 /// One line that names what is wrong and what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let What::Engine(args) = args.what;
-    engine::run(args)
+    match args.what {
+        What::Engine(args) => engine::run(args),
+        What::Train(args) => train::run(&args),
+    }
 }
