@@ -39,7 +39,7 @@ pub enum Eval {
     Model(model::Args),
     /// Measures pass@1 of HumanEval: functions that the model completes, run against their tests.
     #[command(name = "humaneval")]
-    HumanEval(code::HumanEvalArgs),
+    Programs(code::HumanEvalArgs),
     /// Measures pass@1 of HumanEval's infilling form: holes in functions that the model fills.
     Infilling(code::InfillingArgs),
 }
@@ -55,7 +55,7 @@ pub fn run(eval: Eval) -> anyhow::Result<()> {
         Eval::Knowledge(args) => knowledge::run(args),
         Eval::Steps(args) => steps::run(args),
         Eval::Model(args) => model::run(args),
-        Eval::HumanEval(args) => code::run_humaneval(args),
+        Eval::Programs(args) => code::run_humaneval(args),
         Eval::Infilling(args) => code::run_infilling(args),
     }
 }

@@ -78,7 +78,7 @@ impl Problem {
     /// A body is damaged where it runs. Around a hole much is in the way, and a line may never run, so
     /// there the damage stands in the first column, where it ends the function.
     pub fn damaged(&self, index: usize) -> &'static str {
-        let is_endless = index % ENDLESS_EVERY == 0;
+        let is_endless = index.is_multiple_of(ENDLESS_EVERY);
         if self.suffix.is_some() {
             return match index % 4 {
                 _ if is_endless => "\nwhile True:\n    pass\n",
