@@ -91,7 +91,8 @@ fn every_part_has_figures_beside_its_baselines() {
     write_data(folder.path());
     let (company, moods) = (folder.path().join("tel"), folder.path().join("moods.jsonl"));
     let (company, moods) = (company.to_str().unwrap(), moods.to_str().unwrap());
-    let (is_fine, output, complaint) = run(&[company, "--data", moods, "--json"]);
+    let few = ["--drafts", "1", "--prompts", "1", "--spans", "2", "--json"];
+    let (is_fine, output, complaint) = run(&[&[company, "--data", moods][..], &few].concat());
     assert!(is_fine, "{complaint}");
     let report: Value = serde_json::from_str(&output).unwrap();
     let parts = report["parts"].as_object().unwrap();
