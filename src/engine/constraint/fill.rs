@@ -102,10 +102,11 @@ impl Fill {
         if fill.backward[0].contains(0) {
             return Ok(fill);
         }
-        let needed = fill.automaton.shortest();
-        Err(match needed > len && fill.tokens.iter().all(Option::is_none) {
-            true => ConstraintError::TooShort { needed, tokens: len },
-            false => ConstraintError::Unfillable { tokens: len },
+        let is_open = are_holes(&fill.tokens);
+        Err(match fill.automaton.shortest() {
+            None if is_open => ConstraintError::Unspellable,
+            Some(needed) if is_open && needed > len => ConstraintError::TooShort { needed, tokens: len },
+            _ => ConstraintError::Unfillable { tokens: len },
         })
     }
 
@@ -439,6 +440,8 @@ mod tests {
         assert!(fill("(ab){4}", &[None; 4], &[], &[]).is_ok());
         let quoted = [Some(4), Some(4), None];
         assert_eq!(error("(ab)*", &quoted), ConstraintError::Unfillable { tokens: 3 });
+        // What is banned may be given all the same.
+        assert!(fill("a*b?a{2,3}", &[None, Some(3)], &[3], &[]).is_ok());
         let error = fill("(ab)+", &[None; 4], &[3, 5, 6], &[]).unwrap_err();
         assert_eq!(error, ConstraintError::Unspellable);
     }

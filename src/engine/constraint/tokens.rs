@@ -87,13 +87,15 @@ impl Automaton {
     /// # Blocking
     /// For each state a walk over the trie of the vocabulary.
     pub fn new(bytes: ByteAutomaton, spellings: Arc<Spellings>) -> Result<Automaton, ConstraintError> {
-        Automaton::with(bytes, spellings, |_| true)
+        let lifted = Automaton::with(bytes, spellings, |_| true)?;
+        if lifted.shortest().is_none() { Err(ConstraintError::Unspellable) } else { Ok(lifted) }
     }
 
-    /// Returns the same structure over fewer tokens.
+    /// Returns the same structure over fewer tokens, of which maybe none spells a text alone: others may
+    /// be given.
     ///
     /// # Errors
-    /// When no text of it can be spelled any more.
+    /// When it is too large.
     ///
     /// # Blocking
     /// As [`Automaton::new`].
@@ -115,9 +117,6 @@ impl Automaton {
             .map(|state| trie.reached(&bytes, state, |node| !trie.tokens(node).is_empty()))
             .collect();
         let distances = distances(&bytes, &reached);
-        if distances[0].is_none() {
-            return Err(ConstraintError::Unspellable);
-        }
         Ok(Automaton { bytes, spellings, trie, reached, distances })
     }
 
@@ -138,9 +137,9 @@ impl Automaton {
         self.bytes.is_accepting[state as usize]
     }
 
-    /// Returns the fewest tokens of a text.
-    pub fn shortest(&self) -> usize {
-        self.distances[0].map_or(0, |tokens| tokens as usize)
+    /// Returns the fewest tokens of a text; `None` when its tokens spell none.
+    pub fn shortest(&self) -> Option<usize> {
+        self.distances[0].map(|tokens| tokens as usize)
     }
 
     /// Returns where a token leads; `None` when nothing that is accepted goes on like this.
@@ -419,12 +418,12 @@ pub mod tests {
 
     #[test]
     fn the_shortest_text_is_counted_in_tokens() {
-        assert_eq!(automaton("(bab){3}", &VOCABULARY).shortest(), 3);
-        assert_eq!(automaton("ababab|ä", &VOCABULARY).shortest(), 3);
-        assert_eq!(automaton("a*", &VOCABULARY).shortest(), 0);
+        assert_eq!(automaton("(bab){3}", &VOCABULARY).shortest(), Some(3));
+        assert_eq!(automaton("ababab|ä", &VOCABULARY).shortest(), Some(3));
+        assert_eq!(automaton("a*", &VOCABULARY).shortest(), Some(0));
         let whole = automaton("abab", &VOCABULARY);
-        assert_eq!(whole.shortest(), 2);
-        assert_eq!(whole.restricted(|id| id != 3).expect("letters are left").shortest(), 2, "a bab");
-        assert_eq!(whole.restricted(|id| id != 1 && id != 3).unwrap_err(), ConstraintError::Unspellable);
+        assert_eq!(whole.shortest(), Some(2));
+        assert_eq!(whole.restricted(|id| id != 3).expect("letters are left").shortest(), Some(2), "a bab");
+        assert_eq!(whole.restricted(|id| id != 1 && id != 3).expect("it is small").shortest(), None);
     }
 }
