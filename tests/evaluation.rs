@@ -158,3 +158,31 @@ fn what_cannot_be_measured_is_named() {
         assert!(!is_fine && complaint.contains(named), "{arguments:?}: {complaint}");
     }
 }
+
+#[test]
+fn words_are_learned_from_labelled_calls_and_a_damaged_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    write_data(folder.path());
+    let model = folder.path().join("model");
+    fs::create_dir(&model).unwrap();
+    for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/models/nano")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), model.join(file.file_name())).unwrap();
+    }
+    let words = model.join("emotion_words.safetensors");
+    assert!(words.exists(), "the bundled model has words");
+    let train = |service: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chatdlm"));
+        command.args(["train", "--emotion-words", "--service"]).arg(service).arg("--out").arg(&words);
+        command.output().unwrap()
+    };
+    let output = train(folder.path());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("words of 6 labelled turns"));
+    let tel = folder.path().join("tel");
+    let asked = [tel.to_str().unwrap(), "--model", model.to_str().unwrap(), "--only", "emotion"];
+    assert!(run(&asked).0);
+    fs::write(&words, "nonsense").unwrap();
+    let (is_good, said, _) = run(&asked);
+    assert!(!is_good && said.contains("emotion_words.safetensors"), "{said}");
+}
