@@ -2,7 +2,8 @@
 //! regression in which every class counts the same. A few thousand labels teach it what a small language
 //! model learns by heart instead; `emotion` asks both.
 //!
-//! Counts are damped (1 + ln), weighted by rarity, and each of the two groups has length 1. Character
+//! Counts are damped (1 + ln), weighted by rarity, and each of the two groups has length 1, to which what
+//! was never seen counts too: of foreign talk little is left, and little is said. Character
 //! n-grams stay within a word and see its borders. The regression is convex and is brought to its
 //! minimum, so that what comes out depends on the rows alone: `½|w|² + C·Σ weight·loss`, by L-BFGS
 //! (Nocedal and Wright, "Numerical Optimization", 2006, algorithm 7.5).
@@ -135,7 +136,7 @@ impl Words {
         let features = hashes.zip((0..).zip(rarity)).collect();
         let halves = weights.data().chunks_exact(2);
         let weights = halves.map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
-        Ok(Some(Words { vocabulary: Vocabulary { features }, classes, weights }))
+        Ok(Some(Words { vocabulary: Vocabulary::with(features), classes, weights }))
     }
 }
 
@@ -143,6 +144,8 @@ impl Words {
 #[derive(Debug, Default)]
 struct Vocabulary {
     features: HashMap<u64, (u32, f32)>,
+    /// The rarity of an n-gram that was never seen.
+    unseen: f32,
 }
 
 impl Vocabulary {
@@ -160,21 +163,30 @@ impl Vocabulary {
         kept.sort_unstable();
         let rarity = |n: u32| ((1.0 + all as f32) / (1.0 + n as f32)).ln() + 1.0;
         let numbered = kept.into_iter().zip(0..);
-        Vocabulary { features: numbered.map(|((gram, n), i)| (gram, (i, rarity(n)))).collect() }
+        Vocabulary::with(numbered.map(|((gram, n), i)| (gram, (i, rarity(n)))).collect())
+    }
+
+    fn with(features: HashMap<u64, (u32, f32)>) -> Vocabulary {
+        let unseen = features.values().map(|(_, rarity)| *rarity).fold(0.0, f32::max);
+        Vocabulary { features, unseen }
     }
 
     fn read(&self, text: &str) -> Sparse {
         let mut sparse = Vec::new();
         for group in grams(text) {
             let start = sparse.len();
+            let mut unseen = 0.0;
             for (gram, count) in group {
-                if let Some((feature, rarity)) = self.features.get(&gram) {
-                    sparse.push((*feature, (1.0 + (count as f32).ln()) * rarity));
+                let damped = 1.0 + (count as f32).ln();
+                match self.features.get(&gram) {
+                    Some((feature, rarity)) => sparse.push((*feature, damped * rarity)),
+                    None => unseen += (damped * self.unseen).powi(2),
                 }
             }
             let values = &mut sparse[start..];
             values.sort_unstable_by_key(|(feature, _)| *feature);
-            let length = values.iter().map(|(_, value)| value * value).sum::<f32>().sqrt();
+            let seen = values.iter().map(|(_, value)| value * value).sum::<f32>();
+            let length = (seen + unseen).sqrt();
             values.iter_mut().for_each(|(_, value)| *value /= length);
         }
         sparse
@@ -415,6 +427,11 @@ mod tests {
         assert_eq!(linear.classify("Where is the parcel?"), 0);
         assert_eq!(linear.classify("I am FURIOUS about it"), 2);
         assert_eq!(linear.classify("furiously disgraceful"), 2, "pieces of words count");
+        let sure = |text: &str| {
+            let scores = linear.scores(text);
+            scores[2] - scores[0]
+        };
+        assert!(sure("furious") > sure("furious xylophones quack"), "unknown words leave less to be said");
         assert_ne!(linear.classify(""), 1, "a class without rows is never said");
     }
 }
