@@ -1,5 +1,6 @@
 //! `chatdlm train --emotion-words`: labelled turns to what words alone say of an emotion.
 
+use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -15,7 +16,7 @@ use crate::monitor::words::Words;
 ///
 /// # Errors
 /// One line that names what is wrong and what to do.
-pub(super) fn run(folders: &[PathBuf], out: &PathBuf) -> anyhow::Result<()> {
+pub(super) fn run(folders: &[PathBuf], out: &Path) -> anyhow::Result<()> {
     ensure!(!folders.is_empty(), "give --service: words are learned from labelled calls");
     let mut rows = Vec::new();
     for folder in folders {

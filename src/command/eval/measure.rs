@@ -350,8 +350,9 @@ mod tests {
 
     #[test]
     fn what_one_call_says_often_is_no_surer_for_it() {
-        let calls =
-            |of_call: usize| mean((0..20 * of_call).map(|i| (i / of_call, f64::from(i / of_call % 2 == 0))));
+        let calls = |of_call: usize| {
+            mean((0..20 * of_call).map(|i| (i / of_call, f64::from((i / of_call).is_multiple_of(2)))))
+        };
         let (once, often) = (calls(1), calls(50));
         assert_eq!((once.value, once.low, once.high), (often.value, often.low, often.high));
     }
