@@ -389,7 +389,12 @@ async fn too_much_at_once_is_refused_and_may_be_tried_again() {
         (&json!("rate_limit_error"), &json!("overloaded"))
     );
     assert_eq!(site.metric("completions_running").await, 0, "what was started of it is dropped");
-    site.ask("/v1/completions", body(1)).await;
+    // The engine forgets what nobody waits for before its next pass; until then the place is taken.
+    let mut response = site.send("/v1/completions", &body(1)).await;
+    while response.status() == 429 {
+        response = site.send("/v1/completions", &body(1)).await;
+    }
+    assert_eq!(response.status(), 200);
     site.app.stop().await.unwrap();
 }
 
