@@ -8,6 +8,7 @@
 //! emotion      recent turns <|emotion|> <|worried|> <|end|>
 //! reply        <|card|> title: text <|card|> … recent turns <|reply|> answer <|end|>
 //! summary      turns <|summary|> text <|disposition|> text <|end|>
+//! relevance    recent turns <|card|> title: text <|relevant|> <|yes|> <|end|>
 //! ```
 
 use crate::engine::tokenizer::Tokenizer;
@@ -15,10 +16,14 @@ use crate::engine::tokenizer::TokenizerError;
 use crate::event::Emotion;
 use crate::event::Speaker;
 
+/// What the agent wants of an answer stands among the cards, under this title.
+pub const INSTRUCTION_TITLE: &str = "Instruction";
 /// How many turns the emotion is read from.
 pub const EMOTION_TURNS: usize = 4;
 /// How many turns a reply is written from.
 pub const REPLY_TURNS: usize = 5;
+/// How many turns a card's relevance is judged from.
+pub const RELEVANCE_TURNS: usize = 5;
 /// How many turns a summary is written from.
 pub const SUMMARY_TURNS: usize = 14;
 /// How many characters of a turn are kept in a prompt.
@@ -60,11 +65,17 @@ pub enum Control {
     Disposition,
     /// A label of the emotion slot.
     Label(Emotion),
+    /// The next token says whether the card before it answers the customer.
+    Relevant,
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
 }
 
 impl Control {
-    /// All control tokens in the order of their ids, from 0.
-    pub const ALL: [Control; 17] = [
+    /// All control tokens in the order of their ids, from 0, in a vocabulary that is made anew.
+    pub const ALL: [Control; 20] = [
         Control::Mask,
         Control::End,
         Control::Pad,
@@ -82,6 +93,9 @@ impl Control {
         Control::Label(Emotion::Sad),
         Control::Label(Emotion::Frustrated),
         Control::Label(Emotion::Angry),
+        Control::Relevant,
+        Control::Yes,
+        Control::No,
     ];
 
     /// Returns the token as the vocabulary writes it.
@@ -104,6 +118,9 @@ impl Control {
             Control::Label(Emotion::Sad) => "<|sad|>",
             Control::Label(Emotion::Frustrated) => "<|frustrated|>",
             Control::Label(Emotion::Angry) => "<|angry|>",
+            Control::Relevant => "<|relevant|>",
+            Control::Yes => "<|yes|>",
+            Control::No => "<|no|>",
         }
     }
 }
@@ -151,6 +168,16 @@ pub fn reply(cards: &[(&str, &str)], recent: &[Turn]) -> Vec<Piece> {
     }
     turns(&mut pieces, recent, REPLY_TURNS);
     pieces.push(Piece::Control(Control::Reply));
+    pieces
+}
+
+/// Returns the prompt whose next token says whether a card, or a sentence of it, answers the customer's last
+/// turn. The turns come first: for many cards they are the same.
+pub fn relevance(recent: &[Turn], title: &str, passage: &str) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    turns(&mut pieces, recent, RELEVANCE_TURNS);
+    card(&mut pieces, title, passage);
+    pieces.push(Piece::Control(Control::Relevant));
     pieces
 }
 

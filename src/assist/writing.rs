@@ -29,8 +29,6 @@ use crate::event::DraftState;
 use crate::prompt;
 use crate::prompt::Control;
 
-/// What the agent wants of a draft stands among the cards, under this title.
-const INSTRUCTION_TITLE: &str = "Instruction";
 /// Tokens that the model writes before the first quote.
 const LEAD_TOKENS: usize = 9;
 /// Tokens that the model may write after the last quote.
@@ -84,7 +82,8 @@ impl Writer {
         let tokenizer = engine.tokenizer();
         let mut banned = Vec::new();
         for control in Control::ALL.into_iter().filter(|c| *c != Control::End && *c != Control::Pad) {
-            banned.push(tokenizer.control(control.token())?);
+            // A vocabulary that has no such token cannot write it.
+            banned.extend(tokenizer.control(control.token()).ok());
         }
         for id in 0..engine.model().vocab_size as u32 {
             if tokenizer.spelling(id).is_some_and(|s| s.chars().any(|c| c.is_ascii_digit())) {
@@ -171,7 +170,7 @@ impl Writing {
         is_whole_draft: bool,
     ) -> Result<Writing, DraftError> {
         let tokenizer = writer.engine.tokenizer();
-        let wish = request.instruction.as_deref().map(|wish| (INSTRUCTION_TITLE, wish));
+        let wish = request.instruction.as_deref().map(|wish| (prompt::INSTRUCTION_TITLE, wish));
         let passages = request.cards.iter().map(|c| (c.title.as_str(), c.passage.as_str()));
         let passages: Vec<(&str, &str)> = passages.chain(wish).collect();
         let prompt = prompt::encode(&prompt::reply(&passages, &request.turns), tokenizer)?;

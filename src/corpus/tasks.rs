@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::corpus::dialogue::Dialogue;
 use crate::corpus::dialogue::DialogueTurn;
 use crate::corpus::labels;
+use crate::corpus::relevance;
 use crate::corpus::rows;
 use crate::corpus::service;
 use crate::corpus::service::Article;
@@ -52,6 +53,10 @@ pub enum Task {
     Quote,
     /// Sum up a call.
     Summary,
+    /// Say whether a card answers.
+    Relevance,
+    /// Write what an instruction wants of a text or an answer.
+    Edit,
 }
 
 /// One training document.
@@ -63,7 +68,7 @@ pub struct Document {
     pub pieces: Vec<Piece>,
 }
 
-/// Returns every document of the companies under `root`.
+/// Returns every document of the companies under `root`, with other cards beside the right ones each time.
 ///
 /// # Errors
 /// When a folder or row cannot be read.
@@ -74,6 +79,8 @@ pub fn service_documents(root: &Path, split: Split, rng: &mut StdRng) -> anyhow:
         if split == Split::Train {
             let passages = articles.iter().flat_map(passages);
             documents.extend(passages.map(|(title, text)| card_document(&title, &text)));
+            let (calls, queries) = (company.calls(split)?, company.queries(split)?);
+            documents.extend(relevance::documents(&articles, &calls, &queries, rng));
         }
         documents.extend(documents_of_calls(&articles, &company.calls(split)?, rng));
     }
@@ -120,6 +127,7 @@ fn call_documents(
         cards.extend(all.sample(rng, distractors).cloned());
         cards.shuffle(rng);
         documents.push(reply_document(Task::Reply, &cards, &turns[..=i], text));
+        documents.extend(wished_document(&cards, &turns[..=i], text, &answer.facts, rng));
         if let Some((_, passage)) = &gold
             && let Some(quoting) = quoting_answer(passage, answer, text)
         {
@@ -145,6 +153,7 @@ pub fn open_documents(folder: &Path, rng: &mut StdRng) -> anyhow::Result<Vec<Doc
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Some(share) = share(&name) else { continue };
         let map = &maps["files"][name.as_str()];
+        let mut last = None;
         for row in rows::read::<Value>(&file)? {
             let row = row?;
             // What a labelled set is measured on teaches nothing (`eval model`).
@@ -152,6 +161,7 @@ pub fn open_documents(folder: &Path, rng: &mut StdRng) -> anyhow::Result<Vec<Doc
             let is_kept = !map.is_null() && row["split"] != "train" && labels::is_kept(id);
             if rng.random::<f32>() < share && !is_kept {
                 row_documents(&row, map, rng, &mut documents);
+                documents.extend(judged(&row, &mut last));
             }
         }
     }
@@ -173,6 +183,7 @@ fn share(file: &str) -> Option<f32> {
         "xed_en" => 0.7,
         "multidogo_customer" | "multiwoz21_valtest" | "taskmaster3_part" | "kb_articles" => 0.6,
         "evi_phone_asr" => 0.5,
+        "disfl_qa" | "wikisplit_part" => 0.3,
         "sgd" | "medical_dialogue_summaries" | "intents" | "woz2" | "taskmaster4" => 0.4,
         "self_dialogues" | "textbooks_openstax" => 0.3,
         "spoken_earnings_calls" => 0.15,
@@ -216,6 +227,11 @@ fn row_documents(row: &Value, map: &Value, rng: &mut StdRng, documents: &mut Vec
         }
         return;
     }
+    if let (Some(before), Some(after)) = (text("text"), text("rewrite")) {
+        let instruction = (prompt::INSTRUCTION_TITLE.to_owned(), format!("say this clearly: {before}"));
+        documents.push(reply_document(Task::Edit, &[instruction], &[], after));
+        return;
+    }
     if row["turns"].is_array() {
         let Ok(dialogue) = serde_json::from_value::<Dialogue>(row.clone()) else { return };
         dialogue_documents(&dialogue, map, is_test, rng, documents);
@@ -243,6 +259,28 @@ fn row_documents(row: &Value, map: &Value, rng: &mut StdRng, documents: &mut Vec
             [context].iter().filter(|c| !c.is_empty()).map(|c| (String::new(), (*c).to_owned())).collect();
         documents.push(reply_document(Task::Reply, &cards, &turn, answer));
     }
+}
+
+/// Returns whether a row's text answers its question, and whether that of the row before does, which is
+/// often about the same thing.
+fn judged(row: &Value, last: &mut Option<(String, String)>) -> Vec<Document> {
+    let own = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (question, answer) = (own(&row["question"]), own(&row["answer"]));
+    let card = match &row["knowledge"][0] {
+        Value::Null => (String::new(), own(&row["context"])),
+        piece => (own(&piece["title"]), own(&piece["text"])),
+    };
+    // What is cut off a card's end answers nothing.
+    let is_seen = card.1.len() < 600 || card.1.find(&answer).is_some_and(|at| at < 500);
+    if question.is_empty() || card.1.is_empty() || !is_seen {
+        return Vec::new();
+    }
+    let mut documents = vec![relevance::of_question(&question, &card.0, &card.1, true)];
+    if let Some((title, text)) = last.as_ref().filter(|last| **last != card) {
+        documents.push(relevance::of_question(&question, title, text, false));
+    }
+    *last = Some(card);
+    documents
 }
 
 fn one_line(text: &str) -> String {
@@ -344,6 +382,28 @@ pub(super) fn reply_document(
     let mut pieces = prompt::reply(&cards, turns);
     pieces.push(Piece::Text(format!(" {answer}")));
     ended(task, pieces)
+}
+
+/// An answer that an instruction asked for: to name a fact of it, or to say it in short.
+fn wished_document(
+    cards: &[(String, String)],
+    turns: &[Turn],
+    answer: &str,
+    facts: &[String],
+    rng: &mut StdRng,
+) -> Option<Document> {
+    let fact = facts.choose(rng)?;
+    let clauses: Vec<&str> = answer.split_inclusive(['.', '?', '!']).map(str::trim).collect();
+    let stating: Vec<&str> =
+        clauses.iter().copied().filter(|c| facts.iter().any(|fact| c.contains(fact.as_str()))).collect();
+    let (wish, wished) = if stating.len() < clauses.len() && !stating.is_empty() && rng.random() {
+        ("make it shorter".to_owned(), stating.join(" "))
+    } else {
+        (format!("mention {fact}"), answer.to_owned())
+    };
+    let instruction = (prompt::INSTRUCTION_TITLE.to_owned(), wish);
+    let cards: Vec<(String, String)> = [instruction].into_iter().chain(cards.iter().cloned()).collect();
+    Some(reply_document(Task::Edit, &cards, turns, &wished))
 }
 
 /// Cuts a conversation into documents of some turns.

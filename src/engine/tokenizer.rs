@@ -155,6 +155,19 @@ impl Tokenizer {
         Ok(Tokenizer { inner, controls })
     }
 
+    /// Returns the tokenizer with those of `controls` added that its vocabulary lacks, behind all others.
+    ///
+    /// # Errors
+    /// When the vocabulary takes no more tokens.
+    pub fn with_controls(mut self, controls: &[&str]) -> Result<Tokenizer, TokenizerError> {
+        let missing = controls.iter().filter(|control| self.control(control).is_err());
+        let missing: Vec<AddedToken> = missing.map(|control| AddedToken::from(*control, true)).collect();
+        let failed = |error: tokenizers::Error| TokenizerError::Failed(error.to_string());
+        self.inner.add_special_tokens(missing).map_err(failed)?;
+        self.controls = Arc::new(Controls::of(&self.inner)?);
+        Ok(self)
+    }
+
     /// Writes `tokenizer.json` to a folder.
     ///
     /// # Errors
@@ -336,6 +349,19 @@ mod tests {
         tokenizer.encode_guarded("say <|end|> now", '\u{fdd0}', &mut ids).expect("encodes");
         assert_eq!(ids.iter().filter(|id| **id == 1).count(), 1);
         assert_eq!(tokenizer.controls(), [("<|mask|>".to_owned(), 0), ("<|end|>".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn control_tokens_that_are_missing_come_last() {
+        let tokenizer = Tokenizer::train(["some text"].into_iter(), 300, &["<|mask|>"]).expect("trains");
+        let size = tokenizer.size();
+        let grown = tokenizer.with_controls(&["<|yes|>", "<|mask|>", "<|no|>"]).expect("grows");
+        assert_eq!(grown.size(), size + 2);
+        let ids = ["<|mask|>", "<|yes|>", "<|no|>"].map(|control| grown.control(control).expect("is there"));
+        assert_eq!(ids, [0, size as u32, size as u32 + 1]);
+        let mut ids = Vec::new();
+        grown.encode("say <|yes|>", &mut ids).expect("encodes");
+        assert!(ids.iter().all(|id| (*id as usize) < size), "text spells no control token");
     }
 
     #[test]

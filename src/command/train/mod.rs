@@ -172,8 +172,9 @@ fn train(args: &Args, collective: &Rc<Collective>) -> anyhow::Result<()> {
     let steps = args.steps.unwrap_or(5000);
     let mut dev = Vec::new();
     for folder in &args.service {
-        let service = tasks::service_documents(folder, Split::Train, &mut rng)?;
-        documents.extend(service.iter().cycle().take(service.len() * args.service_repeat).cloned());
+        for _ in 0..args.service_repeat {
+            documents.extend(tasks::service_documents(folder, Split::Train, &mut rng)?);
+        }
         dev.extend(tasks::service_documents(folder, Split::Dev, &mut rng)?);
     }
     dev.truncate(600);
@@ -189,7 +190,10 @@ fn train(args: &Args, collective: &Rc<Collective>) -> anyhow::Result<()> {
     }
     drop(documents);
     let config = match &args.from {
-        Some(folder) => Llada2Config::read(folder)?,
+        Some(folder) => {
+            let config = Llada2Config::read(folder)?;
+            Llada2Config { vocab_size: config.vocab_size.max(tokenizer.size()), ..config }
+        }
         None => args.shape.config(&tokenizer)?,
     };
     let options = TrainOptions {
@@ -285,7 +289,8 @@ fn shared_tokenizer(
         std::fs::create_dir_all(&args.out)
             .with_context(|| format!("cannot create {}", args.out.display()))?;
         if let (Some(folder), false) = (&args.from, path.exists()) {
-            Tokenizer::read(folder)?.write(&args.out)?;
+            // A checkpoint from before a control token was thought of learns it now.
+            Tokenizer::read(folder)?.with_controls(&controls())?.write(&args.out)?;
         }
         tokenizer(&args.out, args.shape.vocabulary, documents)?;
         json = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -307,10 +312,13 @@ pub fn tokenizer(out: &Path, vocabulary: usize, documents: &[Document]) -> anyho
         Piece::Text(text) => Some(text.as_str()),
         Piece::Control(_) => None,
     });
-    let controls: Vec<&str> = Control::ALL.iter().map(|c| c.token()).collect();
-    let tokenizer = Tokenizer::train(texts, vocabulary, &controls)?;
+    let tokenizer = Tokenizer::train(texts, vocabulary, &controls())?;
     tokenizer.write(out)?;
     Ok(tokenizer)
+}
+
+fn controls() -> Vec<&'static str> {
+    Control::ALL.iter().map(|control| control.token()).collect()
 }
 
 /// Returns the documents as the trainer takes them.
@@ -340,7 +348,7 @@ fn example(
         match piece {
             Piece::Text(text) => tokenizer.encode(text, &mut example.tokens)?,
             Piece::Control(control) => {
-                if matches!(control, Control::Label(_)) {
+                if matches!(control, Control::Label(_) | Control::Yes | Control::No) {
                     example.labels.push(Label { position: example.tokens.len(), weight: 1.0 });
                 }
                 example.tokens.push(tokenizer.control(control.token())?);

@@ -66,21 +66,24 @@ pub struct Label {
     pub weight: f32,
 }
 
-/// Weighs labels by the inverse root of how common they are, 1 on average: else the commonest is
-/// said whenever the model is in doubt, and rare ones never.
+/// Weighs labels by the inverse root of how common they are among those that the same token asks for, 1 on
+/// average: else the commonest is said whenever the model is in doubt, and rare ones never.
 pub fn balance_labels(examples: &mut [Example]) {
     // In the order of the tokens, so that the sum is the same in every process.
-    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    let mut counts: BTreeMap<Option<u32>, BTreeMap<u32, usize>> = BTreeMap::new();
+    let asks = |tokens: &[u32], position: usize| position.checked_sub(1).map(|before| tokens[before]);
     for example in &*examples {
         for label in &example.labels {
-            *counts.entry(example.tokens[label.position]).or_default() += 1;
+            let of_kind = counts.entry(asks(&example.tokens, label.position)).or_default();
+            *of_kind.entry(example.tokens[label.position]).or_default() += 1;
         }
     }
-    let all: usize = counts.values().sum();
-    let sum: f32 = counts.values().map(|count| (*count as f32).sqrt()).sum();
     for example in examples {
         for label in &mut example.labels {
-            let count = counts[&example.tokens[label.position]] as f32;
+            let of_kind = &counts[&asks(&example.tokens, label.position)];
+            let all: usize = of_kind.values().sum();
+            let sum: f32 = of_kind.values().map(|count| (*count as f32).sqrt()).sum();
+            let count = of_kind[&example.tokens[label.position]] as f32;
             label.weight = all as f32 / (sum * count.sqrt());
         }
     }

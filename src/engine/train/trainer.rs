@@ -273,8 +273,17 @@ fn save(
 /// checkpoint's own but for the block length and what drafts with it.
 fn begun(folder: &Path, config: Llada2Config) -> Result<Network, TrainError> {
     let error = |source| TrainError::Io { path: folder.display().to_string(), source };
-    let network = checkpoint::read_network(folder).map_err(error)?;
-    Network::new(config, network.parameters, network.expert_bias).map_err(TrainError::Config)
+    let Network { config: before, layout, mut parameters, expert_bias, .. } =
+        checkpoint::read_network(folder).map_err(error)?;
+    let hidden = config.hidden_size;
+    // Tokens that the checkpoint did not know begin as the mean of those it knew.
+    let known = &parameters[layout.embeddings.clone()];
+    let sum = |i: usize| known.iter().skip(i).step_by(hidden).sum::<f32>();
+    let mean: Vec<f32> = (0..hidden).map(|i| sum(i) / before.vocab_size as f32).collect();
+    let end = layout.embeddings.end;
+    let rows = config.vocab_size.saturating_sub(before.vocab_size);
+    parameters.splice(end..end, mean.repeat(rows));
+    Network::new(config, parameters, expert_bias).map_err(TrainError::Config)
 }
 
 /// Returns a number for the examples: ranks and runs that have the same one see the same batches.
