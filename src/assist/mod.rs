@@ -18,6 +18,7 @@ pub mod library;
 mod message;
 mod observe;
 mod quote;
+pub mod relevance;
 mod rewrite;
 mod state;
 pub mod terms;

@@ -24,7 +24,7 @@ use crate::knowledge::search::SHOW_FROM;
 use crate::prompt::Turn;
 
 /// How many articles are looked at for the reciprocal rank.
-const DEPTH: usize = 10;
+const DEPTH: usize = 20;
 
 /// Measures card hit rates on labelled calls and queries.
 #[derive(Debug, clap::Args)]

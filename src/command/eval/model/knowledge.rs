@@ -1,8 +1,11 @@
 //! Cards: how often the article that answers is among the first found, for turns of customers and for
 //! queries, beside a plain BM25 of whole articles.
 //!
-//! The plain search is asked with the customer's last two turns, ours with the conversation.
+//! The plain search is asked with the customer's last two turns, ours with the conversation. What ours
+//! finds is ordered again by the model, where it was trained to judge cards.
 
+use crate::assist::relevance::Judge;
+use crate::command::eval::knowledge::Trial;
 use crate::command::eval::knowledge::company_trials;
 use crate::command::eval::measure::Share;
 use crate::command::eval::measure::ratio;
@@ -11,21 +14,26 @@ use crate::command::eval::model::Bench;
 use crate::command::eval::model::baseline::bm25::Bm25;
 use crate::command::eval::model::report::Row;
 use crate::command::eval::model::report::Section;
+use crate::engine::scheduler::Claim;
+use crate::event::Card;
 use crate::event::Speaker;
 use crate::prompt::Turn;
 
 /// Turns of the customer that the plain search is asked with.
 const TURNS: usize = 2;
 
-/// Where the first right article stands among those found, from 0: ours and the plain search's.
+/// Where the first right article stands among those found, from 0: ours, our search's without the model, and
+/// the plain search's.
 struct Ranks {
     unit: usize,
     is_query: bool,
     ours: Option<usize>,
+    search: Option<usize>,
     plain: Option<usize>,
 }
 
 pub(super) fn measure(bench: &Bench) -> anyhow::Result<Section> {
+    let judge = Judge::new(bench.engine.clone());
     let mut ranks = Vec::new();
     let mut units_before = 0;
     for base in &bench.data.bases {
@@ -34,13 +42,22 @@ pub(super) fn measure(bench: &Bench) -> anyhow::Result<Section> {
         let plain = Bm25::new(texts.iter().map(String::as_str));
         let trials = company_trials(&bench.data.knowledge, &base.company, bench.args.split)?;
         let units = trials.iter().map(|trial| trial.unit + 1).max().unwrap_or(0);
-        for trial in trials.iter().filter(|trial| !trial.relevant.is_empty()) {
+        let trials: Vec<Trial> = trials.into_iter().filter(|trial| !trial.relevant.is_empty()).collect();
+        let orders = match &judge {
+            Some(judge) => bench.ask(&format!("cards, {}", base.company.base), &trials, |trial| async move {
+                Ok(judge.order(&trial.turns, trial.found.clone(), Claim::default()).await?)
+            })?,
+            None => trials.iter().map(|trial| trial.found.clone()).collect(),
+        };
+        for (trial, found) in trials.iter().zip(orders) {
             let is_right = |id: &str| trial.relevant.iter().any(|relevant| relevant == id);
+            let first = |cards: &[Card]| cards.iter().position(|card| is_right(&card.article));
             let order = plain.rank(&last_said(&trial.turns));
             ranks.push(Ranks {
                 unit: units_before + trial.unit,
                 is_query: trial.kind == "queries",
-                ours: trial.found.iter().position(|card| is_right(&card.article)),
+                ours: first(&found),
+                search: first(&trial.found),
                 plain: order.iter().position(|at| is_right(&articles[*at].id)),
             });
         }
@@ -63,7 +80,12 @@ pub(super) fn measure(bench: &Bench) -> anyhow::Result<Section> {
                 ratio(&shares(of_kind.iter().map(hit)))
             };
             let row = Row::new(format!("cards, {what}: hit@{within}"), hits(|ranks| ranks.ours));
-            section.rows.push(row.beside("BM25", hits(|ranks| ranks.plain).value).aim(aim));
+            let row = row.beside("BM25", hits(|ranks| ranks.plain).value);
+            let row = match &judge {
+                Some(_) => row.beside("search alone", hits(|ranks| ranks.search).value),
+                None => row,
+            };
+            section.rows.push(row.aim(aim));
         }
     }
     Ok(section)
