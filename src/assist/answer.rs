@@ -14,20 +14,25 @@ use crate::assist::draft::EditRequest;
 use crate::assist::intake::Refusal;
 use crate::assist::message::Action;
 use crate::assist::message::Rewrite;
+use crate::assist::relevance;
 use crate::assist::work::Found;
 use crate::assist::work::Progress;
 use crate::assist::work::Reading;
 use crate::assist::work::Writing;
 use crate::engine::scheduler::Claim;
 use crate::engine::scheduler::OwnerId;
+use crate::event::Card;
 use crate::event::Draft;
 use crate::event::DraftState;
 use crate::event::Event;
 use crate::event::Severity;
 use crate::knowledge::Question;
+use crate::knowledge::search::DRAFT_FROM;
+use crate::knowledge::search::SHOW_FROM;
+use crate::knowledge::search::worth;
 use crate::prompt::Turn;
 
-/// The most cards that a search returns.
+/// The most cards that are shown and drafted from.
 const CARDS_MAX: usize = 3;
 /// How many turns a search and an emotion reading see.
 const TURNS_SEARCHED: usize = 8;
@@ -57,14 +62,25 @@ impl Actor {
             self.go_on(Progress::Found(Found { segment, cards: Some(Vec::new()) }));
             return;
         }
-        let question = Question { turns: self.recent_turns(), bases, limit: CARDS_MAX };
+        let turns = self.recent_turns();
+        let question = Question { turns: turns.clone(), bases, limit: relevance::DEPTH };
+        let (judge, claim) = (self.judge.clone(), self.claim());
         let searches = Arc::clone(&self.parts.searches);
         let call = self.key.call.clone();
         self.work.search(async move {
-            let _permit = searches.acquire_owned().await;
-            let found = tokio::task::spawn_blocking(move || knowledge.search(&tenant, &question)).await;
+            let permit = searches.acquire_owned().await;
+            let found = tokio::task::spawn_blocking(move || knowledge.find(&tenant, &question)).await;
+            drop(permit);
             let cards = match found {
-                Ok(Ok(cards)) => Some(cards),
+                Ok(Ok(found)) => {
+                    let ordered = match judge {
+                        Some(judge) => judge.order_some(&turns, found, claim).await,
+                        None => found,
+                    };
+                    let mut cards = worth(ordered, DRAFT_FROM);
+                    cards.truncate(CARDS_MAX);
+                    Some(cards)
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(%call, %error, "search failed");
                     None
@@ -97,18 +113,23 @@ impl Actor {
 
     /// Pushes what is new, and drafts an answer to the latest question.
     fn found(&mut self, found: Found) {
-        let Some(state) = &mut self.state else { return };
         let cards = found.cards.unwrap_or_default();
-        let new = state.deck.observe(cards.clone());
-        if !new.is_empty() {
-            self.parts.counters.cards.fetch_add(new.len() as u64, Relaxed);
-            self.settle(Event::Cards { segment: found.segment.clone(), cards: new });
-        }
+        self.show(&found.segment, worth(cards.clone(), SHOW_FROM));
         if found.segment == self.question {
             self.answers = cards;
             if self.parts.config.drafts && self.ending.is_none() {
                 self.start_draft(None);
             }
+        }
+    }
+
+    /// Pushes those of the cards that the agent does not have.
+    fn show(&mut self, segment: &str, cards: Vec<Card>) {
+        let Some(state) = &mut self.state else { return };
+        let new = state.deck.observe(cards);
+        if !new.is_empty() {
+            self.parts.counters.cards.fetch_add(new.len() as u64, Relaxed);
+            self.settle(Event::Cards { segment: segment.to_owned(), cards: new });
         }
     }
 
@@ -177,6 +198,10 @@ impl Actor {
             }
             Some(update) if update.state == DraftState::Done => {
                 count(&self.parts.counters.drafts_done);
+                // What a draft rests on is seen with it, also where no card was shown for its own sake.
+                let is_source = |card: &&Card| update.cards.contains(&card.id);
+                let sources: Vec<Card> = self.answers.iter().filter(is_source).cloned().collect();
+                self.show(&self.question.clone(), sources);
                 self.settle(Event::Draft(draft(&writing.id, update)));
             }
             Some(update) if update.state == DraftState::Dropped => {

@@ -22,6 +22,7 @@ use crate::assist::intake::Start;
 use crate::assist::message::Attached;
 use crate::assist::message::MAILBOX;
 use crate::assist::message::Message;
+use crate::assist::relevance::Judge;
 use crate::assist::message::Reply;
 use crate::assist::message::refuse;
 use crate::assist::message::send;
@@ -78,6 +79,8 @@ pub(super) struct Actor {
     pub drafter: Drafter,
     /// Reads its emotions, likewise.
     pub emotions: Option<EmotionReader>,
+    /// Orders its cards, likewise.
+    pub judge: Option<Judge>,
     mailbox: mpsc::Receiver<Message>,
     /// `None` until the call is opened.
     pub state: Option<CallState>,
@@ -104,6 +107,7 @@ impl Actor {
         mailbox: mpsc::Receiver<Message>,
     ) -> Actor {
         let lost_at = Instant::now() + parts.config.resume();
+        let judge = tuned.clone().or_else(|| parts.engine.clone()).and_then(Judge::new);
         let (drafter, emotions) = match tuned {
             Some(engine) => (
                 parts.drafter.with_engine(&engine),
@@ -114,6 +118,7 @@ impl Actor {
         Actor {
             drafter,
             emotions,
+            judge,
             key,
             mailbox,
             state: None,

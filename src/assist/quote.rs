@@ -10,9 +10,9 @@ use crate::knowledge::term::terms;
 use crate::prompt::Turn;
 
 /// The most sentences that a draft quotes.
-const MOST_SENTENCES: usize = 3;
+const MOST_SENTENCES: usize = 5;
 /// What the sentences of the first, second and third card count.
-const CARD_WEIGHTS: [f32; 3] = [1.0, 0.7, 0.5];
+const CARD_WEIGHTS: [f32; 3] = [1.0, 0.5, 0.3];
 /// What a turn counts beside the one after it.
 const FADE: f32 = 0.775;
 /// What the agent's words count beside the customer's.
@@ -22,7 +22,7 @@ const FIGURE_WEIGHT: f32 = 0.7;
 /// What a sentence loses when the agent has told all of it.
 const TOLD_WEIGHT: f32 = 0.95;
 /// The most characters that they may have together.
-const MOST_CHARS: usize = 380;
+const MOST_CHARS: usize = 600;
 
 /// One sentence to quote.
 #[derive(Debug, Clone, PartialEq, Eq)]

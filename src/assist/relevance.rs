@@ -5,6 +5,8 @@
 //! from. Together they order the cards; the search alone says whether any is shown.
 
 use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
 
 use futures_util::future::try_join_all;
 
@@ -13,6 +15,7 @@ use crate::engine::handle::EngineError;
 use crate::engine::scheduler::Claim;
 use crate::engine::tokenizer::TokenizerError;
 use crate::event::Card;
+use crate::knowledge::search::DRAFT_FROM;
 use crate::prompt;
 use crate::prompt::Control;
 use crate::prompt::Piece;
@@ -23,6 +26,8 @@ pub const DEPTH: usize = 20;
 /// What the model's log-odds count beside the logarithm of the search's score: the best on calls that neither
 /// has seen.
 const MODEL_SHARE: f32 = 0.15;
+/// How long the cards of a running call wait until the model begins with them.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Log-odds beyond these say no more.
 const MOST_SURE: f32 = 6.0;
 
@@ -81,6 +86,22 @@ impl Judge {
             Ok::<f32, JudgeError>(odds.clamp(-MOST_SURE, MOST_SURE))
         });
         try_join_all(asked).await
+    }
+
+    /// [`Judge::order`] for a running call: the search's own order when the question seems to need no card, or
+    /// when the model does not come to it in time.
+    pub async fn order_some(&self, turns: &[Turn], found: Vec<Card>, claim: Claim) -> Vec<Card> {
+        if found.first().is_none_or(|card| card.score < DRAFT_FROM) {
+            return found;
+        }
+        let claim = Claim { deadline: Some(Instant::now() + PATIENCE), ..claim };
+        match self.order(turns, found.clone(), claim).await {
+            Ok(ordered) => ordered,
+            Err(error) => {
+                tracing::debug!(%error, "cards stay as the search ordered them");
+                found
+            }
+        }
     }
 
     /// Returns `cards`, which a search found best first, in the order that search and model agree on. Those

@@ -17,7 +17,6 @@ use crate::knowledge::need;
 use crate::knowledge::search;
 use crate::knowledge::search::Asked;
 use crate::knowledge::search::Question;
-use crate::knowledge::search::SHOW_BESIDE;
 use crate::knowledge::search::SHOW_FROM;
 use crate::prompt::Turn;
 
@@ -119,13 +118,7 @@ impl Knowledge {
     /// # Blocking
     /// Under 5 ms for bases of some thousand passages.
     pub fn search(&self, tenant: &str, question: &Question) -> Result<Vec<Card>, KnowledgeError> {
-        let mut cards = self.find(tenant, question)?;
-        let best = cards.first().map_or(0.0, |card| card.score);
-        if best < SHOW_FROM {
-            return Ok(Vec::new());
-        }
-        cards.retain(|card| card.score >= SHOW_BESIDE * best);
-        Ok(cards)
+        Ok(search::worth(self.find(tenant, question)?, SHOW_FROM))
     }
 
     /// Returns the best card of each article that shares a word with the question, best first,

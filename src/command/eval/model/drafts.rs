@@ -37,6 +37,8 @@ use crate::event::DraftState;
 use crate::event::Speaker;
 use crate::knowledge::Question;
 use crate::knowledge::deck::MOST_CARDS;
+use crate::knowledge::search::DRAFT_FROM;
+use crate::knowledge::search::worth;
 use crate::prompt::Turn;
 
 /// More than any base has passages.
@@ -50,7 +52,7 @@ pub(super) struct Asked {
     pub turns: Vec<Turn>,
     /// Cards of the articles that answer it.
     pub right: Vec<Card>,
-    /// The cards that a call would be shown.
+    /// The cards that a call would draft from.
     pub found: Vec<Card>,
     /// The agent's answer.
     pub answer: String,
@@ -103,7 +105,7 @@ pub(super) fn questions(data: &Data) -> anyhow::Result<Vec<Asked>> {
                 found.push(Asked {
                     unit: call.unit,
                     right,
-                    found: data.knowledge.search(TENANT, &question)?,
+                    found: worth(data.knowledge.find(TENANT, &question)?, DRAFT_FROM),
                     turns,
                     answer: call.turns[i + 1].text.clone(),
                     facts: answer.facts.clone(),
