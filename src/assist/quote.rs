@@ -21,6 +21,8 @@ const AGENT_WEIGHT: f32 = 0.8;
 const FIGURE_WEIGHT: f32 = 0.7;
 /// What a sentence loses when the agent has told all of it.
 const TOLD_WEIGHT: f32 = 0.95;
+/// What the model's log-odds count.
+const MODEL_SHARE: f32 = 0.2;
 /// The most characters that they may have together.
 const MOST_CHARS: usize = 600;
 
@@ -46,14 +48,20 @@ struct Scored {
 /// A word that was said counts by its rarity among the sentences and less the longer ago it was
 /// said; what the agent has told already counts less the more of it was told. The weights were
 /// chosen on labelled calls, by the share of the facts of the agent's real answer that are quoted.
-pub fn quotes(cards: &[Card], turns: &[Turn], wish: Option<&str>) -> Vec<Quote> {
-    let mut scored = Vec::new();
-    for (index, card) in cards.iter().enumerate().take(CARD_WEIGHTS.len()) {
-        for (order, range) in sentences(&card.passage).into_iter().enumerate() {
-            let text = card.passage[range].trim().to_owned();
-            scored.push(Scored { card: index, order, score: 0.0, words: words(&text), text });
-        }
-    }
+///
+/// `odds` is what a model gives each of the [`candidates`], in their order; it may be empty.
+pub fn quotes(cards: &[Card], turns: &[Turn], wish: Option<&str>, odds: &[f32]) -> Vec<Quote> {
+    let mut scored: Vec<Scored> = candidates(cards)
+        .into_iter()
+        .enumerate()
+        .map(|(order, (card, text))| Scored {
+            card,
+            order,
+            score: 0.0,
+            words: words(text),
+            text: text.to_owned(),
+        })
+        .collect();
     let mut seen: HashMap<&String, f32> = HashMap::new();
     scored.iter().flat_map(|s| &s.words).for_each(|word| *seen.entry(word).or_default() += 1.0);
     let count = scored.len() as f32;
@@ -74,8 +82,10 @@ pub fn quotes(cards: &[Card], turns: &[Turn], wish: Option<&str>) -> Vec<Quote> 
         let length = (6.0 + words.len() as f32).powf(0.3);
         sentence.score =
             CARD_WEIGHTS[sentence.card] * (0.3 + shared + figure) / length * (1.0 - TOLD_WEIGHT * told);
+        let odds = odds.get(sentence.order).copied().unwrap_or(0.0);
+        sentence.score *= (MODEL_SHARE * odds).exp();
     }
-    scored.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.card.cmp(&b.card)).then(a.order.cmp(&b.order)));
+    scored.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.order.cmp(&b.order)));
     let mut chosen: Vec<Scored> = Vec::new();
     let mut chars = 0;
     for sentence in scored {
@@ -85,8 +95,17 @@ pub fn quotes(cards: &[Card], turns: &[Turn], wish: Option<&str>) -> Vec<Quote> 
             chosen.push(sentence);
         }
     }
-    chosen.sort_by_key(|s| (s.card, s.order));
+    chosen.sort_by_key(|s| s.order);
     chosen.into_iter().map(|s| Quote { card: cards[s.card].id.clone(), text: s.text }).collect()
+}
+
+/// Returns the sentences that may be quoted, each with the place of its card among `cards`.
+pub fn candidates(cards: &[Card]) -> Vec<(usize, &str)> {
+    let first = cards.iter().enumerate().take(CARD_WEIGHTS.len());
+    let of_card =
+        |(place, card): (usize, &'_ Card)| sentences(&card.passage).into_iter().map(move |r| (place, r));
+    let found = first.flat_map(of_card);
+    found.map(|(place, range)| (place, cards[place].passage[range].trim())).collect()
 }
 
 /// Returns what each word that was said or wished for counts.
@@ -141,10 +160,10 @@ mod tests {
             [card("a#1", "We open at nine. A missed visit is credited with 25 euros. Call us any time.")];
         let said = |speaker, text: &str| Turn { speaker, text: text.to_owned() };
         let mut turns = vec![said(Speaker::Customer, "what do i get for the missed visit")];
-        let found = quotes(&cards, &turns, None);
+        let found = quotes(&cards, &turns, None, &[]);
         assert!(found.iter().any(|q| q.text == "A missed visit is credited with 25 euros."), "{found:?}");
-        assert!(quotes(&[], &turns, Some("anything")).is_empty());
-        let best = |turns: &[Turn]| quotes(&[card("a#1", TWO)], turns, None).remove(0).text;
+        assert!(quotes(&[], &turns, Some("anything"), &[]).is_empty());
+        let best = |turns: &[Turn]| quotes(&[card("a#1", TWO)], turns, None, &[]).remove(0).text;
         assert_eq!(
             best(&turns),
             "A missed visit is credited with 25 euros within a week of the visit, always."

@@ -136,7 +136,8 @@ impl<'a> Base<'a> {
                 passage.sentences.iter().filter(move |s| is_wanted(&s.text)).collect::<Vec<_>>()
             };
             for answers in [true, false] {
-                let sentence = of(answers).choose(rng).map(|s| judged(turns, &passage.title, &s.text, answers));
+                let sentence =
+                    of(answers).choose(rng).map(|s| judged(turns, &passage.title, &s.text, answers));
                 documents.extend(sentence);
             }
         }

@@ -400,4 +400,4 @@ fn parallel_norm(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -430,3 +430,34 @@ fn shares(layer: &[usize]) -> Vec<f64> {
     let sum = layer.iter().sum::<usize>().max(1) as f64;
     layer.iter().map(|n| (*n as f64 / sum * 1e4).round() / 1e4).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::train::network::tests::tiny;
+
+    #[test]
+    fn tokens_that_a_checkpoint_does_not_know_begin_as_the_mean_of_the_others() {
+        let config = tiny();
+        let folder = tempfile::tempdir().expect("a folder");
+        let layout = Layout::new(&config).expect("a layout");
+        let parameters = initial(&config, &layout, 5);
+        let bias = vec![vec![0.5; config.num_experts]; config.num_hidden_layers];
+        let network = Network::new(config.clone(), parameters, bias).expect("a network");
+        checkpoint::write_model(folder.path(), &network).expect("is written");
+        let grown = Llada2Config { vocab_size: config.vocab_size + 2, ..config.clone() };
+        let begun = begun(folder.path(), grown).expect("is read");
+        let rows = |network: &Network| {
+            let table = &network.parameters[network.layout.embeddings.clone()];
+            table.chunks(config.hidden_size).map(<[f32]>::to_vec).collect::<Vec<_>>()
+        };
+        let (rows, known) = (rows(&begun), config.vocab_size);
+        for i in 0..config.hidden_size {
+            let mean = rows[..known].iter().map(|row| row[i]).sum::<f32>() / known as f32;
+            assert!((rows[known][i] - mean).abs() < 1e-4 && rows[known + 1][i] == rows[known][i]);
+        }
+        let norm = &begun.parameters[begun.layout.norm.clone()];
+        assert!(norm.iter().all(|scale| *scale == 1.0), "what comes after the table stands where it belongs");
+        assert_eq!(begun.expert_bias, [[0.5; 4]]);
+    }
+}

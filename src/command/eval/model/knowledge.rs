@@ -44,9 +44,11 @@ pub(super) fn measure(bench: &Bench) -> anyhow::Result<Section> {
         let units = trials.iter().map(|trial| trial.unit + 1).max().unwrap_or(0);
         let trials: Vec<Trial> = trials.into_iter().filter(|trial| !trial.relevant.is_empty()).collect();
         let orders = match &judge {
-            Some(judge) => bench.ask(&format!("cards, {}", base.company.base), &trials, |trial| async move {
-                Ok(judge.order(&trial.turns, trial.found.clone(), Claim::default()).await?)
-            })?,
+            Some(judge) => {
+                bench.ask(&format!("cards, {}", base.company.base), &trials, |trial| async move {
+                    Ok(judge.order(&trial.turns, trial.found.clone(), Claim::default()).await?)
+                })?
+            }
             None => trials.iter().map(|trial| trial.found.clone()).collect(),
         };
         for (trial, found) in trials.iter().zip(orders) {

@@ -12,7 +12,7 @@ use crate::engine::train::objective::Label;
 use crate::engine::train::objective::Noising;
 use crate::engine::train::objective::Objective;
 
-fn tiny() -> Llada2Config {
+pub(in crate::engine::train) fn tiny() -> Llada2Config {
     serde_json::from_value(serde_json::json!({
         "architectures": ["LLaDA2MoeModelLM"], "model_type": "llada2_moe", "vocab_size": 23,
         "hidden_size": 12, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4,
