@@ -19,18 +19,21 @@ use crate::monitor::words::Words;
 pub(super) fn run(folders: &[PathBuf], out: &Path) -> anyhow::Result<()> {
     ensure!(!folders.is_empty(), "give --service: words are learned from labelled calls");
     let mut rows = Vec::new();
+    let mut sequences = Vec::new();
     for folder in folders {
         for company in service::companies(folder)? {
             for call in company.calls(Split::Train)? {
+                let before = rows.len();
                 for (turn, labelled) in redacted_turns(&call).into_iter().zip(&call.turns) {
                     let index = labelled.emotion_label().and_then(place);
                     rows.extend(index.map(|index| (turn.text, index)));
                 }
+                sequences.push(rows[before..].iter().map(|(_, index): &(String, usize)| *index).collect());
             }
         }
     }
     ensure!(!rows.is_empty(), "the companies have no labelled train calls");
-    let words = Words::train(&rows, Emotion::ALL.len());
+    let words = Words::train(&rows, Emotion::ALL.len()).with_chain(&sequences);
     words.write(out).with_context(|| format!("cannot write {}", out.display()))?;
     println!("{}: words of {} labelled turns", out.display(), rows.len());
     Ok(())

@@ -313,6 +313,25 @@ mod tests {
     }
 
     #[test]
+    fn cards_are_worth_showing_from_a_score_on_and_beside_one_that_is_not_twice_as_good() {
+        let card = |id: &str, score| Card {
+            id: id.to_owned(),
+            article: id.to_owned(),
+            title: String::new(),
+            passage: String::new(),
+            highlights: vec![],
+            score,
+            base: String::new(),
+            version: 1,
+        };
+        let found = || vec![card("a", 0.3), card("b", 0.15), card("c", 0.14)];
+        let ids = |cards: Vec<Card>| cards.into_iter().map(|card| card.id).collect::<Vec<_>>();
+        assert_eq!(ids(worth(found(), DRAFT_FROM)), ["a", "b"]);
+        assert!(worth(found(), SHOW_FROM).is_empty());
+        assert!(worth(Vec::new(), DRAFT_FROM).is_empty());
+    }
+
+    #[test]
     fn related_words_help_until_there_is_talk() {
         let turns = [customer("my gran passed away"), customer("her phone"), customer("what now, she died")];
         let asked = Asked::from(&turns[..1]);

@@ -1,5 +1,5 @@
 //! Reads the customer's emotion: one masked label position after the recent turns, one forward pass; and
-//! what the words of the last turn say by themselves, where the checkpoint's folder has them.
+//! what the words of the customer's turns say by themselves, where the checkpoint's folder has them.
 //!
 //! The bundled model is small: of a few thousand labelled turns it learns many by heart, and on calls it
 //! has not seen a linear model of words is right more often. Together they are better than either, and the
@@ -15,6 +15,7 @@ use crate::engine::ops::softmax::softmax;
 use crate::engine::scheduler::Claim;
 use crate::engine::tokenizer::TokenizerError;
 use crate::event::Emotion;
+use crate::event::Speaker;
 use crate::monitor::words::Words;
 use crate::prompt;
 use crate::prompt::Control;
@@ -90,8 +91,10 @@ impl EmotionReader {
         pieces.extend([Piece::Control(Control::Mask), Piece::Control(Control::End)]);
         let tokens = prompt::encode(&pieces, self.engine.tokenizer())?;
         let mut scores = self.engine.score(&tokens, tokens.len() - 2, self.labels.clone(), claim).await?;
-        if let (Some(words), Some(turn)) = (&self.words, turns.last()) {
-            join(&mut scores, &words.scores(&turn.text));
+        if let Some(words) = &self.words {
+            let said = turns.iter().filter(|turn| turn.speaker == Speaker::Customer);
+            let said: Vec<&str> = said.map(|turn| turn.text.as_str()).collect();
+            join(&mut scores, &words.scores_after(&said));
         }
         Ok(Emotion::ALL.into_iter().zip(scores).collect())
     }

@@ -19,6 +19,9 @@ use safetensors::Dtype;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
+use crate::engine::ops::softmax::softmax;
+use crate::monitor::chain::Chain;
+
 /// Texts that an n-gram must stand in.
 const LEAST_TEXTS: u32 = 2;
 /// What the loss counts against the size of the weights.
@@ -42,6 +45,8 @@ pub struct Words {
     classes: usize,
     /// `[features + 1, classes]`; the last row is added whatever the text.
     weights: Vec<f32>,
+    /// What class follows which, if that was learned.
+    chain: Option<Chain>,
 }
 
 impl Words {
@@ -62,12 +67,17 @@ impl Words {
             features: vocabulary.features.len(),
         };
         let weights = minimise((problem.features + 1) * classes, |weights| problem.gradient(weights));
-        let mut words = Words { vocabulary, classes, weights };
+        let mut words = Words { vocabulary, classes, weights, chain: None };
         let bias = problem.features * classes;
         for class in (0..classes).filter(|class| problem.absent[*class]) {
             words.weights[bias + class] = f32::NEG_INFINITY;
         }
         words
+    }
+
+    /// Lets it know what class follows which in some sequences of them.
+    pub fn with_chain(self, sequences: &[Vec<usize>]) -> Words {
+        Words { chain: Some(Chain::learn(sequences, self.classes)), ..self }
     }
 
     /// Returns the likeliest class of a text.
@@ -82,12 +92,28 @@ impl Words {
         scores(&self.weights, &self.vocabulary.read(text), self.classes)
     }
 
+    /// Returns the scores of the last of some texts, where those before it say what may follow.
+    pub fn scores_after(&self, texts: &[&str]) -> Vec<f32> {
+        let Some((first, rest)) = texts.split_first() else { return vec![0.0; self.classes] };
+        let mut scores = self.scores(first);
+        for text in rest {
+            let mut last = scores;
+            softmax(&mut last);
+            scores = self.scores(text);
+            if let Some(chain) = &self.chain {
+                scores.iter_mut().zip(chain.after(&last)).for_each(|(score, gain)| *score += gain);
+            }
+        }
+        scores
+    }
+
     /// Returns how many classes there are.
     pub fn classes(&self) -> usize {
         self.classes
     }
 
-    /// Writes it as safetensors: `grams` `[n]` u64, `rarity` `[n]` f32, `weights` `[n + 1, classes]` f16.
+    /// Writes it as safetensors: `grams` `[n]` u64, `rarity` `[n]` f32, `weights` `[n + 1, classes]` f16; and
+    /// `chain` `[classes, classes]` f32 if there is one.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -98,11 +124,16 @@ impl Words {
         let rarity: Vec<u8> = grams.iter().flat_map(|(_, (_, rarity))| rarity.to_le_bytes()).collect();
         let weights: Vec<u8> = self.weights.iter().flat_map(|w| f16::from_f32(*w).to_le_bytes()).collect();
         let (n, view) = (grams.len(), |dtype, shape, bytes| TensorView::new(dtype, shape, bytes));
-        let tensors = [
+        let chain = self.chain.iter().flat_map(Chain::ratios);
+        let chain: Vec<u8> = chain.flat_map(|ratio| ratio.to_le_bytes()).collect();
+        let mut tensors = vec![
             ("grams", view(Dtype::U64, vec![n], &hashes)),
             ("rarity", view(Dtype::F32, vec![n], &rarity)),
             ("weights", view(Dtype::F16, vec![n + 1, self.classes], &weights)),
         ];
+        if self.chain.is_some() {
+            tensors.push(("chain", view(Dtype::F32, vec![self.classes, self.classes], &chain)));
+        }
         let mut views = Vec::new();
         for (name, view) in tensors {
             views.push((name, view.map_err(io::Error::other)?));
@@ -136,7 +167,16 @@ impl Words {
         let features = hashes.zip((0..).zip(rarity)).collect();
         let halves = weights.data().chunks_exact(2);
         let weights = halves.map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
-        Ok(Some(Words { vocabulary: Vocabulary::with(features), classes, weights }))
+        let chain = match tensors.names().contains(&"chain") {
+            true => {
+                let ratios = of("chain", Dtype::F32, 2)?.data().chunks_exact(4);
+                let ratios = ratios.map(|b| f32::from_le_bytes(b.try_into().expect("four"))).collect();
+                let chain = Chain::of(ratios, classes);
+                Some(chain.ok_or_else(|| io::Error::other("chain has another number of classes"))?)
+            }
+            false => None,
+        };
+        Ok(Some(Words { vocabulary: Vocabulary::with(features), classes, weights, chain }))
     }
 }
 
@@ -365,7 +405,7 @@ mod tests {
         let row = |text: &str, class| (text.to_owned(), class);
         let rows =
             [row("late again", 0), row("so late", 0), row("thank you", 2), row("oh thank you so much", 2)];
-        let words = Words::train(&rows, 3);
+        let words = Words::train(&rows, 3).with_chain(&[vec![0, 0, 2], vec![0, 2]]);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("words.safetensors");
         assert!(Words::read(&path).unwrap().is_none());
@@ -377,6 +417,10 @@ mod tests {
                 assert!(*a == b || (a - b).abs() < 2e-3 * a.abs().max(1.0), "{text}: {a} and {b}");
             }
         }
+        let (before, after) = (["so late"], ["so late", "thank you"]);
+        assert_eq!(words.scores_after(&before), words.scores("so late"));
+        let gains = read.scores_after(&after).into_iter().zip(read.scores("thank you"));
+        assert!(gains.into_iter().any(|(after, alone)| (after - alone).abs() > 0.01), "what came before counts");
         std::fs::write(&path, b"nonsense").unwrap();
         assert!(Words::read(&path).is_err());
     }
