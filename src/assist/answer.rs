@@ -14,7 +14,6 @@ use crate::assist::draft::EditRequest;
 use crate::assist::intake::Refusal;
 use crate::assist::message::Action;
 use crate::assist::message::Rewrite;
-use crate::assist::relevance;
 use crate::assist::work::Found;
 use crate::assist::work::Progress;
 use crate::assist::work::Reading;
@@ -62,25 +61,14 @@ impl Actor {
             self.go_on(Progress::Found(Found { segment, cards: Some(Vec::new()) }));
             return;
         }
-        let turns = self.recent_turns();
-        let question = Question { turns: turns.clone(), bases, limit: relevance::DEPTH };
-        let (judge, claim) = (self.judge.clone(), self.claim());
+        let question = Question { turns: self.recent_turns(), bases, limit: CARDS_MAX };
         let searches = Arc::clone(&self.parts.searches);
         let call = self.key.call.clone();
         self.work.search(async move {
-            let permit = searches.acquire_owned().await;
+            let _permit = searches.acquire_owned().await;
             let found = tokio::task::spawn_blocking(move || knowledge.find(&tenant, &question)).await;
-            drop(permit);
             let cards = match found {
-                Ok(Ok(found)) => {
-                    let ordered = match judge {
-                        Some(judge) => judge.order_some(&turns, found, claim).await,
-                        None => found,
-                    };
-                    let mut cards = worth(ordered, DRAFT_FROM);
-                    cards.truncate(CARDS_MAX);
-                    Some(cards)
-                }
+                Ok(Ok(found)) => Some(worth(found, DRAFT_FROM)),
                 Ok(Err(error)) => {
                     tracing::warn!(%call, %error, "search failed");
                     None

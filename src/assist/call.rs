@@ -26,7 +26,6 @@ use crate::assist::message::Reply;
 use crate::assist::message::refuse;
 use crate::assist::message::send;
 use crate::assist::observe::Observer;
-use crate::assist::relevance::Judge;
 use crate::assist::state::CallState;
 use crate::assist::work::Work;
 use crate::engine::handle::Engine;
@@ -79,8 +78,6 @@ pub(super) struct Actor {
     pub drafter: Drafter,
     /// Reads its emotions, likewise.
     pub emotions: Option<EmotionReader>,
-    /// Orders its cards, likewise.
-    pub judge: Option<Judge>,
     mailbox: mpsc::Receiver<Message>,
     /// `None` until the call is opened.
     pub state: Option<CallState>,
@@ -107,7 +104,6 @@ impl Actor {
         mailbox: mpsc::Receiver<Message>,
     ) -> Actor {
         let lost_at = Instant::now() + parts.config.resume();
-        let judge = tuned.clone().or_else(|| parts.engine.clone()).and_then(Judge::new);
         let (drafter, emotions) = match tuned {
             Some(engine) => (
                 parts.drafter.with_engine(&engine),
@@ -118,7 +114,6 @@ impl Actor {
         Actor {
             drafter,
             emotions,
-            judge,
             key,
             mailbox,
             state: None,

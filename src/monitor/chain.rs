@@ -6,7 +6,7 @@
 /// What is counted for each pair that was never seen, so that nothing is impossible.
 const PRIOR: f32 = 1.0;
 /// How much of what the chain says is believed: the best of three on calls that it was not learned from.
-const TRUST: f32 = 0.6;
+const TRUST: f32 = 0.3;
 
 /// A learned chain.
 #[derive(Debug, Clone, PartialEq)]

@@ -215,18 +215,20 @@ impl Vocabulary {
         let mut sparse = Vec::new();
         for group in grams(text) {
             let start = sparse.len();
-            let mut unseen = 0.0;
+            let mut unseen: Vec<f32> = Vec::new();
             for (gram, count) in group {
                 let damped = 1.0 + (count as f32).ln();
                 match self.features.get(&gram) {
                     Some((feature, rarity)) => sparse.push((*feature, damped * rarity)),
-                    None => unseen += (damped * self.unseen).powi(2),
+                    None => unseen.push((damped * self.unseen).powi(2)),
                 }
             }
             let values = &mut sparse[start..];
             values.sort_unstable_by_key(|(feature, _)| *feature);
             let seen = values.iter().map(|(_, value)| value * value).sum::<f32>();
-            let length = (seen + unseen).sqrt();
+            // In one order always, whatever that of the map was, for the same last bits.
+            unseen.sort_unstable_by(f32::total_cmp);
+            let length = (seen + unseen.iter().sum::<f32>()).sqrt();
             values.iter_mut().for_each(|(_, value)| *value /= length);
         }
         sparse
@@ -420,7 +422,10 @@ mod tests {
         let (before, after) = (["so late"], ["so late", "thank you"]);
         assert_eq!(words.scores_after(&before), words.scores("so late"));
         let gains = read.scores_after(&after).into_iter().zip(read.scores("thank you"));
-        assert!(gains.into_iter().any(|(after, alone)| (after - alone).abs() > 0.01), "what came before counts");
+        assert!(
+            gains.into_iter().any(|(after, alone)| (after - alone).abs() > 0.01),
+            "what came before counts"
+        );
         std::fs::write(&path, b"nonsense").unwrap();
         assert!(Words::read(&path).is_err());
     }

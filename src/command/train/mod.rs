@@ -33,6 +33,8 @@ use crate::corpus::tasks::Document;
 use crate::engine::model::llada2::Llada2Config;
 use crate::engine::ops::matmul::Precision;
 use crate::engine::tokenizer::Tokenizer;
+use crate::engine::train::average;
+use crate::engine::train::checkpoint;
 use crate::engine::train::collective::Collective;
 use crate::engine::train::memory;
 use crate::engine::train::objective;
@@ -121,6 +123,10 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["data", "from", "tune"], help_heading = "Emotion")]
     #[serde(skip)]
     emotion_words: bool,
+    /// Writes the mean of these checkpoints' weights, each counting 1 or WEIGHT, to --out, and trains nothing.
+    #[arg(long, value_name = "DIR[=WEIGHT]", num_args = 1.., conflicts_with_all = ["data", "from", "tune", "emotion_words"])]
+    #[serde(skip)]
+    average: Vec<String>,
     /// Only make the report of --out anew; with --service its newest checkpoint writes new samples.
     #[arg(long, conflicts_with_all = ["data", "from", "tune", "emotion_words"])]
     #[serde(skip)]
@@ -137,6 +143,9 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     if args.report_only {
         return report_only(&args);
+    }
+    if !args.average.is_empty() {
+        return write_average(&args.average, &args.out);
     }
     if args.emotion_words {
         return words::run(&args.service, &args.out);
@@ -241,6 +250,33 @@ fn train(args: &Args, collective: &Rc<Collective>) -> anyhow::Result<()> {
 pub(super) fn step_bar(steps: u64) -> anyhow::Result<ProgressBar> {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}");
     Ok(ProgressBar::new(steps).with_style(style.context("progress bar")?))
+}
+
+/// Writes the mean of checkpoints, with the tokenizer of the one that knows most tokens.
+fn write_average(named: &[String], out: &Path) -> anyhow::Result<()> {
+    let mut checkpoints = Vec::new();
+    for name in named {
+        let (folder, weight) = match name.rsplit_once('=') {
+            None => (name.as_str(), 1.0),
+            Some((folder, weight)) => (
+                folder,
+                weight.parse().ok().filter(|w: &f32| *w > 0.0).with_context(|| {
+                    format!("--average {name}: {weight:?} is no weight, give a number above 0")
+                })?,
+            ),
+        };
+        checkpoints.push((PathBuf::from(folder), weight));
+    }
+    let configs: Result<Vec<_>, _> =
+        checkpoints.iter().map(|(folder, _)| Llada2Config::read(folder).map(|c| (folder, c))).collect();
+    let configs = configs?;
+    let most = configs.iter().max_by_key(|(_, config)| config.vocab_size);
+    let (folder, config) = most.context("give --average some checkpoints")?;
+    let mean = average::average(&checkpoints, config)?;
+    checkpoint::write_model(out, &mean).with_context(|| format!("cannot write {}", out.display()))?;
+    Tokenizer::read(folder)?.write(out)?;
+    println!("{}: the mean of {} checkpoints", out.display(), checkpoints.len());
+    Ok(())
 }
 
 /// Makes the page of a run again, from its log and what its checkpoints wrote.

@@ -2,9 +2,10 @@
 //!
 //! Reading order: [`objective`] (what is masked), [`network`] (forward and backward) with
 //! [`attention`], [`experts`] and [`loss`], [`optimizer`] with `muon`, [`ownership`], [`collective`] and
-//! [`shards`] (several processes), [`checkpoint`], [`trainer`], [`tune`] (a base to an adapter).
+//! [`shards`] (several processes), [`checkpoint`], [`trainer`], [`tune`] (a base to an adapter), [`average`] (checkpoints to one).
 
 pub mod attention;
+pub mod average;
 pub mod batch;
 pub mod checkpoint;
 pub mod collective;

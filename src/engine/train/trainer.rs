@@ -271,7 +271,7 @@ fn save(
 
 /// Returns the weights of a checkpoint as the beginning of a run with `config`, which is the
 /// checkpoint's own but for the block length and what drafts with it.
-fn begun(folder: &Path, config: Llada2Config) -> Result<Network, TrainError> {
+pub(super) fn begun(folder: &Path, config: Llada2Config) -> Result<Network, TrainError> {
     let error = |source| TrainError::Io { path: folder.display().to_string(), source };
     let Network { config: before, layout, mut parameters, expert_bias, .. } =
         checkpoint::read_network(folder).map_err(error)?;

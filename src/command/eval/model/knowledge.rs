@@ -1,8 +1,8 @@
 //! Cards: how often the article that answers is among the first found, for turns of customers and for
 //! queries, beside a plain BM25 of whole articles.
 //!
-//! The plain search is asked with the customer's last two turns, ours with the conversation. What ours
-//! finds is ordered again by the model, where it was trained to judge cards.
+//! The plain search is asked with the customer's last two turns, ours with the conversation. Beside
+//! it stands what is found first when the model orders the cards again, where it was trained to judge them.
 
 use crate::assist::relevance::Judge;
 use crate::command::eval::knowledge::Trial;
@@ -19,16 +19,18 @@ use crate::event::Card;
 use crate::event::Speaker;
 use crate::prompt::Turn;
 
+/// What the model's log-odds count beside the logarithm of the search's score.
+const MODEL_SHARE: f32 = 0.05;
 /// Turns of the customer that the plain search is asked with.
 const TURNS: usize = 2;
 
-/// Where the first right article stands among those found, from 0: ours, our search's without the model, and
-/// the plain search's.
+/// Where the first right article stands among those found, from 0: ours, as the model orders them, and the
+/// plain search's.
 struct Ranks {
     unit: usize,
     is_query: bool,
     ours: Option<usize>,
-    search: Option<usize>,
+    ordered: Option<usize>,
     plain: Option<usize>,
 }
 
@@ -46,20 +48,20 @@ pub(super) fn measure(bench: &Bench) -> anyhow::Result<Section> {
         let orders = match &judge {
             Some(judge) => {
                 bench.ask(&format!("cards, {}", base.company.base), &trials, |trial| async move {
-                    Ok(judge.order(&trial.turns, trial.found.clone(), Claim::default()).await?)
+                    order(judge, trial).await
                 })?
             }
             None => trials.iter().map(|trial| trial.found.clone()).collect(),
         };
-        for (trial, found) in trials.iter().zip(orders) {
+        for (trial, ordered) in trials.iter().zip(orders) {
             let is_right = |id: &str| trial.relevant.iter().any(|relevant| relevant == id);
             let first = |cards: &[Card]| cards.iter().position(|card| is_right(&card.article));
             let order = plain.rank(&last_said(&trial.turns));
             ranks.push(Ranks {
                 unit: units_before + trial.unit,
                 is_query: trial.kind == "queries",
-                ours: first(&found),
-                search: first(&trial.found),
+                ours: first(&trial.found),
+                ordered: first(&ordered),
                 plain: order.iter().position(|at| is_right(&articles[*at].id)),
             });
         }
@@ -84,13 +86,25 @@ pub(super) fn measure(bench: &Bench) -> anyhow::Result<Section> {
             let row = Row::new(format!("cards, {what}: hit@{within}"), hits(|ranks| ranks.ours));
             let row = row.beside("BM25", hits(|ranks| ranks.plain).value);
             let row = match &judge {
-                Some(_) => row.beside("search alone", hits(|ranks| ranks.search).value),
+                Some(_) => row.beside("ordered by the model", hits(|ranks| ranks.ordered).value),
                 None => row,
             };
             section.rows.push(row.aim(aim));
         }
     }
     Ok(section)
+}
+
+/// Returns the cards of a trial in the order that search and model agree on.
+async fn order(judge: &Judge, trial: &Trial) -> anyhow::Result<Vec<Card>> {
+    let passages: Vec<(&str, &str)> =
+        trial.found.iter().map(|card| (card.title.as_str(), card.passage.as_str())).collect();
+    let odds = judge.log_odds(&trial.turns, &passages, Claim::default()).await?;
+    let score = |(card, odds): (&Card, &f32)| card.score * (MODEL_SHARE * odds).exp();
+    let scores = trial.found.iter().zip(&odds).map(score);
+    let mut ordered: Vec<(f32, &Card)> = scores.zip(&trial.found).collect();
+    ordered.sort_by(|a, b| b.0.total_cmp(&a.0));
+    Ok(ordered.into_iter().map(|(_, card)| card.clone()).collect())
 }
 
 /// Returns the customer's last turns, oldest first.
