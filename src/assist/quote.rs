@@ -139,7 +139,9 @@ mod tests {
     const TWO: &str = "A missed visit is credited with 25 euros within a week of the visit, always. The next visit \
         is booked while you are on the line, on the first free day, and the engineer calls you half an hour before, \
         rings twice, waits for ten minutes, leaves a card with a number to call, and comes again on the same day if \
-        you call that number before four in the afternoon, or else on the next one, which costs you nothing at all.";
+        you call that number before four in the afternoon, or else on the next one, which costs you nothing at all, \
+        or else in the week after, whatever the reason was, as often as it takes until somebody is at home and lets \
+        the engineer in, and there is no need to ask anybody for it, since the calendar does all of it by itself.";
 
     fn card(id: &str, passage: &str) -> Card {
         Card {

@@ -458,6 +458,6 @@ mod tests {
         }
         let norm = &begun.parameters[begun.layout.norm.clone()];
         assert!(norm.iter().all(|scale| *scale == 1.0), "what comes after the table stands where it belongs");
-        assert_eq!(begun.expert_bias, [[0.5; 4]]);
+        assert_eq!(begun.expert_bias, [[0.5; 4]; 2]);
     }
 }
