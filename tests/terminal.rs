@@ -47,15 +47,15 @@ fn generate_goes_on_with_a_text() {
 
 #[test]
 fn steps_are_shown_as_lines_where_there_is_no_terminal() {
-    let (is_fine, shown, complaint) =
-        run(&["generate", "Thank you", "--max-tokens", "10", "--show-steps"], "");
+    let prompt = "Thank you for calling,";
+    let (is_fine, shown, complaint) = run(&["generate", prompt, "--max-tokens", "10", "--show-steps"], "");
     assert!(is_fine, "{complaint}");
     assert!(!shown.contains('\x1b'), "no control sequences: {shown:?}");
     let lines: Vec<&str> = shown.lines().collect();
     // Steps that nobody fetched in time are left out, so the first shown need not be step 1.
-    assert!(lines[0].contains("  Thank you") && lines[0].contains('░'), "{shown}");
-    let (_, text, _) = run(&["generate", "Thank you", "--max-tokens", "10"], "");
-    assert!(shown.contains(&format!("\n\nThank you{}\n\n", text.trim_end_matches('\n'))), "{shown}\n{text}");
+    assert!(lines[0].contains("  Thank you for calling,") && lines[0].contains('░'), "{shown}");
+    let (_, text, _) = run(&["generate", prompt, "--max-tokens", "10"], "");
+    assert!(shown.contains(&format!("\n\n{prompt}{}\n\n", text.trim_end_matches('\n'))), "{shown}\n{text}");
     assert!(lines.last().unwrap().contains("tokens in"), "{shown}");
 }
 

@@ -1,5 +1,5 @@
 //! Asks the model whether a passage answers the customer: one masked label after the turns and the passage,
-//! one forward pass for each passage, all at once.
+//! one forward pass for each passage, a few at a time.
 //!
 //! It helps to choose the sentences of a draft. The order of the cards is the search's: with the bundled
 //! model's word nothing is found more often (`chatdlm eval model` shows both).
@@ -17,6 +17,8 @@ use crate::prompt::Control;
 use crate::prompt::Piece;
 use crate::prompt::Turn;
 
+/// How many passages are asked about at once: what waits for the model is limited, and for all calls together.
+const AT_ONCE: usize = 4;
 /// Log-odds beyond these say no more.
 const MOST_SURE: f32 = 6.0;
 
@@ -66,14 +68,20 @@ impl Judge {
         passages: &[(&str, &str)],
         claim: Claim,
     ) -> Result<Vec<f32>, JudgeError> {
-        let asked = passages.iter().map(|(title, passage)| async move {
-            let mut pieces = prompt::relevance(turns, title, passage);
-            pieces.extend([Piece::Control(Control::Mask), Piece::Control(Control::End)]);
-            let tokens = prompt::encode(&pieces, self.engine.tokenizer())?;
-            let chances = self.engine.score(&tokens, tokens.len() - 2, self.labels.to_vec(), claim).await?;
-            let odds = (chances[0].max(1e-6) / chances[1].max(1e-6)).ln();
-            Ok::<f32, JudgeError>(odds.clamp(-MOST_SURE, MOST_SURE))
-        });
-        try_join_all(asked).await
+        let mut odds = Vec::new();
+        for some in passages.chunks(AT_ONCE) {
+            let asked = some.iter().map(|(title, passage)| self.ask(turns, title, passage, claim));
+            odds.extend(try_join_all(asked).await?);
+        }
+        Ok(odds)
+    }
+
+    async fn ask(&self, turns: &[Turn], title: &str, passage: &str, claim: Claim) -> Result<f32, JudgeError> {
+        let mut pieces = prompt::relevance(turns, title, passage);
+        pieces.extend([Piece::Control(Control::Mask), Piece::Control(Control::End)]);
+        let tokens = prompt::encode(&pieces, self.engine.tokenizer())?;
+        let chances = self.engine.score(&tokens, tokens.len() - 2, self.labels.to_vec(), claim).await?;
+        let odds = (chances[0].max(1e-6) / chances[1].max(1e-6)).ln();
+        Ok(odds.clamp(-MOST_SURE, MOST_SURE))
     }
 }
