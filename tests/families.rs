@@ -331,7 +331,7 @@ fn the_bundled_model_says_the_same_in_4_bits() {
     };
     let (exact, four) = (best(Quant::F32), best(Quant::Q4));
     let sure: Vec<_> = exact.iter().zip(&four).filter(|((_, probability), _)| *probability > 0.5).collect();
-    assert!(sure.len() > 3, "{exact:?}");
+    assert!(sure.len() > 5, "{exact:?}");
     for ((token, probability), (found, in_four)) in sure {
         assert_eq!(token, found);
         assert!((probability - in_four).abs() < 0.25, "{token}: {probability} became {in_four}");

@@ -139,11 +139,19 @@ impl Actor {
         let claim = self.claim();
         let Some(state) = &mut self.state else { return String::new() };
         let id = state.next_draft_id();
-        let request = DraftRequest { turns: state.turns(), cards: self.answers.clone(), instruction, claim };
+        let (question, cards) = (self.question.clone(), self.answers.clone());
+        let request = DraftRequest { turns: state.turns(), cards: cards.clone(), instruction, claim };
         let stream = self.drafter.draft(request);
         let is_promised = false;
-        self.work.writing =
-            Some(Writing { id: id.clone(), stream, shown: None, original: None, is_promised });
+        self.work.writing = Some(Writing {
+            id: id.clone(),
+            stream,
+            question,
+            cards,
+            shown: None,
+            original: None,
+            is_promised,
+        });
         id
     }
 
@@ -170,8 +178,15 @@ impl Actor {
         });
         let id = rewrite.draft;
         let original = Some(finished.draft);
-        self.work.writing =
-            Some(Writing { id: id.clone(), stream, shown: None, original, is_promised: true });
+        self.work.writing = Some(Writing {
+            id: id.clone(),
+            stream,
+            question: String::new(),
+            cards: Vec::new(),
+            shown: None,
+            original,
+            is_promised: true,
+        });
         Ok(id)
     }
 
@@ -187,9 +202,8 @@ impl Actor {
             Some(update) if update.state == DraftState::Done => {
                 count(&self.parts.counters.drafts_done);
                 // What a draft rests on is seen with it, also where no card was shown for its own sake.
-                let is_source = |card: &&Card| update.cards.contains(&card.id);
-                let sources: Vec<Card> = self.answers.iter().filter(is_source).cloned().collect();
-                self.show(&self.question.clone(), sources);
+                writing.cards.retain(|card| update.cards.contains(&card.id));
+                self.show(&writing.question, writing.cards);
                 self.settle(Event::Draft(draft(&writing.id, update)));
             }
             Some(update) if update.state == DraftState::Dropped => {

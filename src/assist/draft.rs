@@ -175,9 +175,8 @@ impl DraftStream {
             self.state = Stream::Writing(Box::new(begun.await?));
         }
         let writing = match &mut self.state {
-            Stream::Choosing(_) => return Ok(None),
             Stream::Writing(writing) => writing,
-            Stream::Over => return Ok(None),
+            Stream::Choosing(_) | Stream::Over => return Ok(None),
             Stream::Failed(_) => {
                 let Stream::Failed(error) = std::mem::replace(&mut self.state, Stream::Over) else {
                     return Ok(None);

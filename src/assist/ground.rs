@@ -4,10 +4,12 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use crate::knowledge::term::terms;
+
 /// Words that state a quantity or a date without a digit.
 const FIGURES: &str = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen \
     sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand \
-    million half quarter dozen double percent per cent euro euros pound pounds dollar dollars pence cents monday \
+    million zero penny half quarter dozen double percent per cent euro euros pound pounds dollar dollars pence cents monday \
     tuesday wednesday thursday friday saturday sunday january february march april june july august september \
     october november december today tomorrow yesterday tonight noon midnight daily weekly monthly yearly hour \
     hours minute minutes day days week weeks month months year years free refund refunded";
@@ -15,16 +17,22 @@ const FIGURES: &str = "one two three four five six seven eight nine ten eleven t
 /// What may follow a word after its apostrophe.
 const CONTRACTIONS: [&str; 7] = ["t", "s", "m", "re", "ll", "ve", "d"];
 
-/// The words of everything that a draft may rest on.
+/// The words of everything that a draft may rest on, and its numbers as values.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     words: HashSet<String>,
+    numbers: HashSet<String>,
 }
 
 impl Sources {
     /// Collects the words of transcript and cards.
     pub fn new<'a>(texts: impl Iterator<Item = &'a str>) -> Sources {
-        Sources { words: texts.flat_map(words).map(|(_, word)| word.to_lowercase()).collect() }
+        let mut sources = Sources::default();
+        for text in texts {
+            sources.words.extend(words(text).map(|(_, word)| word.to_lowercase()));
+            sources.numbers.extend(numbers(text).map(|(_, number)| number));
+        }
+        sources
     }
 
     /// Returns the byte ranges of `written` that claim what no source says, or that neither a source
@@ -44,6 +52,12 @@ impl Sources {
             }
             starts_sentence = written[range.end..].trim_start().starts_with(['.', '!', '?']);
         }
+        // "Two" and "hundred" may both have been said, and no two hundred.
+        for (range, number) in numbers(written) {
+            if !self.numbers.contains(&number) && found.iter().all(|known| !range.contains(&known.start)) {
+                found.push(range);
+            }
+        }
         found
     }
 }
@@ -56,6 +70,12 @@ fn is_contracted_word(word: &str, is_word: impl Fn(&str) -> bool) -> bool {
 
 fn is_i(word: &str) -> bool {
     matches!(word.split(['\'', '’']).next(), Some("I"))
+}
+
+/// Returns the numbers of a text as values, however they are said, with their byte ranges.
+fn numbers(text: &str) -> impl Iterator<Item = (Range<usize>, String)> {
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    terms(text).into_iter().filter(move |term| is_number(&term.text)).map(|term| (term.bytes, term.text))
 }
 
 /// Splits a text into words with their byte ranges; apostrophes stay inside.
@@ -89,6 +109,14 @@ mod tests {
         check("Thanks, Peter. I'm sure it's fine.", &["Peter"]);
         check("Certainly. That takes two weeks", &["two", "weeks"]);
         check("", &[]);
+    }
+
+    #[test]
+    fn words_of_several_numbers_make_no_new_one() {
+        let sources = Sources::new(["two people and a hundred seats, or three hundred"].into_iter());
+        assert_eq!(sources.unsupported("we have two hundred seats", |_| true), [8..19]);
+        assert!(sources.unsupported("we have three hundred seats", |_| true).is_empty());
+        assert_eq!(sources.unsupported("it costs zero", |_| true).first(), Some(&(9..13)));
     }
 
     #[test]

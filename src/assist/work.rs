@@ -39,6 +39,10 @@ pub(super) struct Reading {
 pub(super) struct Writing {
     pub id: String,
     pub stream: DraftStream,
+    /// The customer segment that it answers, and the cards that it may rest on; none of a rewrite, whose cards
+    /// were shown with the draft.
+    pub question: String,
+    pub cards: Vec<Card>,
     /// The latest state that was shown.
     pub shown: Option<DraftUpdate>,
     /// The finished draft that is being rewritten.

@@ -260,7 +260,7 @@ fn write_average(named: &[String], out: &Path) -> anyhow::Result<()> {
             None => (name.as_str(), 1.0),
             Some((folder, weight)) => (
                 folder,
-                weight.parse().ok().filter(|w: &f32| *w > 0.0).with_context(|| {
+                weight.parse().ok().filter(|w: &f32| *w > 0.0 && w.is_finite()).with_context(|| {
                     format!("--average {name}: {weight:?} is no weight, give a number above 0")
                 })?,
             ),
