@@ -10,7 +10,7 @@ use crate::knowledge::term::terms;
 use crate::prompt::Turn;
 
 /// The most sentences that a draft quotes.
-const MOST_SENTENCES: usize = 5;
+const MOST_SENTENCES: usize = 6;
 /// What the sentences of the first, second and third card count.
 const CARD_WEIGHTS: [f32; 3] = [1.0, 0.5, 0.3];
 /// What a turn counts beside the one after it.
@@ -23,8 +23,10 @@ const FIGURE_WEIGHT: f32 = 0.7;
 const TOLD_WEIGHT: f32 = 0.95;
 /// What the model's log-odds count.
 const MODEL_SHARE: f32 = 0.2;
+/// A sentence of less than this share of the best one's score is not quoted.
+const LEAST_SHARE: f32 = 0.3;
 /// The most characters that they may have together.
-const MOST_CHARS: usize = 600;
+const MOST_CHARS: usize = 700;
 
 /// One sentence to quote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +90,8 @@ pub fn quotes(cards: &[Card], turns: &[Turn], wish: Option<&str>, odds: &[f32]) 
     scored.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.order.cmp(&b.order)));
     let mut chosen: Vec<Scored> = Vec::new();
     let mut chars = 0;
-    for sentence in scored {
+    let least = scored.first().map_or(0.0, |best| LEAST_SHARE * best.score);
+    for sentence in scored.into_iter().take_while(|sentence| sentence.score >= least) {
         let length = sentence.text.chars().count();
         if chosen.len() < MOST_SENTENCES && (chosen.is_empty() || chars + length <= MOST_CHARS) {
             chars += length;
@@ -141,7 +144,8 @@ mod tests {
         rings twice, waits for ten minutes, leaves a card with a number to call, and comes again on the same day if \
         you call that number before four in the afternoon, or else on the next one, which costs you nothing at all, \
         or else in the week after, whatever the reason was, as often as it takes until somebody is at home and lets \
-        the engineer in, and there is no need to ask anybody for it, since the calendar does all of it by itself.";
+        the engineer in, and there is no need to ask anybody for it, since the calendar does all of it by itself, \
+        with a message on the evening before, one in the morning, and one when the engineer is two streets away.";
 
     fn card(id: &str, passage: &str) -> Card {
         Card {
