@@ -114,9 +114,13 @@ mod tests {
     #[test]
     fn words_of_several_numbers_make_no_new_one() {
         let sources = Sources::new(["two people and a hundred seats, or three hundred"].into_iter());
-        assert_eq!(sources.unsupported("we have two hundred seats", |_| true), [8..19]);
-        assert!(sources.unsupported("we have three hundred seats", |_| true).is_empty());
-        assert_eq!(sources.unsupported("it costs zero", |_| true).first(), Some(&(9..13)));
+        let check = |written: &str, expected: &[&str]| {
+            let found = sources.unsupported(written, |_| true);
+            assert_eq!(found.into_iter().map(|range| &written[range]).collect::<Vec<_>>(), expected);
+        };
+        check("we have two hundred seats", &["two hundred"]);
+        check("we have three hundred seats", &[]);
+        check("it costs zero", &["zero"]);
     }
 
     #[test]

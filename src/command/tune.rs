@@ -18,12 +18,11 @@ use crate::command::train;
 use crate::config::ModelConfig;
 use crate::corpus::dialogue::Dialogue;
 use crate::corpus::questions;
-use crate::corpus::rows::RowError;
 use crate::corpus::service;
 use crate::corpus::service::Article;
 use crate::corpus::service::Company;
-use crate::corpus::service::ServiceError;
 use crate::corpus::service::Split;
+use crate::corpus::service::or_none;
 use crate::corpus::tasks;
 use crate::corpus::tasks::Document;
 use crate::engine::adapter::AdapterFile;
@@ -298,18 +297,6 @@ fn companies(folders: &[PathBuf]) -> anyhow::Result<Vec<Company>> {
         found.extend(inside);
     }
     Ok(found)
-}
-
-/// Takes a missing file for one without rows.
-fn or_none<T>(rows: Result<Vec<T>, ServiceError>) -> Result<Vec<T>, ServiceError> {
-    match rows {
-        Err(ServiceError::Row(RowError::Open { source, .. }))
-            if source.kind() == std::io::ErrorKind::NotFound =>
-        {
-            Ok(Vec::new())
-        }
-        rows => rows,
-    }
 }
 
 /// Adds as many of the others' examples as have `share` of all tokens.

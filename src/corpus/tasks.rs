@@ -79,7 +79,7 @@ pub fn service_documents(root: &Path, split: Split, rng: &mut StdRng) -> anyhow:
         if split == Split::Train {
             let passages = articles.iter().flat_map(passages);
             documents.extend(passages.map(|(title, text)| card_document(&title, &text)));
-            let (calls, queries) = (company.calls(split)?, company.queries(split)?);
+            let (calls, queries) = (company.calls(split)?, service::or_none(company.queries(split))?);
             documents.extend(relevance::documents(&articles, &calls, &queries, rng));
         }
         documents.extend(documents_of_calls(&articles, &company.calls(split)?, rng));
