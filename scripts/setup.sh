@@ -26,8 +26,10 @@ is_for_tests=
 for purpose in "$@"; do
   case $purpose in
     build)
-      # SQLite and zstd are compiled from their C sources.
+      # SQLite and zstd are compiled from their C sources, whisper.cpp from its C++ ones by cmake.
       has_any cc gcc clang || packages+=(gcc libc6-dev)
+      has_any c++ g++ clang++ || packages+=(g++)
+      has cmake || packages+=(cmake make)
       ;;
     test)
       is_for_tests=yes

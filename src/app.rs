@@ -17,6 +17,7 @@ use crate::assist::Parts;
 use crate::assist::adapters::Adapters;
 use crate::assist::draft::Drafter;
 use crate::assist::library::Library;
+use crate::assist::line::Speech;
 use crate::assist::terms::Terms;
 use crate::bus::Bus;
 use crate::completion::Completer;
@@ -26,6 +27,9 @@ use crate::engine::handle::Engine;
 use crate::monitor::emotion::EmotionReader;
 use crate::server;
 use crate::server::Site;
+use crate::server::carriers;
+use crate::speech;
+use crate::speech::whisper::Recogniser;
 use crate::store::Store;
 
 /// The database's file in the data directory.
@@ -37,6 +41,8 @@ const DRAIN: Duration = Duration::from_secs(4);
 pub struct App {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where Asterisk's AudioSocket is listened to.
+    pub audiosocket: Option<SocketAddr>,
     /// The calls and all they work with.
     pub calls: Calls,
     knowledge: Library,
@@ -78,24 +84,37 @@ impl App {
             drafter,
             emotions,
             adapters,
+            speech: load_speech(&config.speech),
             engine,
             counters: Arc::default(),
             config: config.calls,
         };
         let calls = Calls::new(parts, Handle::current());
         calls.give_up_lost().await.context("cannot read the open calls")?;
+        let lines = carriers::Shared::default();
+        let mut audiosocket = None;
+        if let Some(address) = &config.telephony.audiosocket.address {
+            let port = TcpListener::bind(address);
+            let port = port.with_context(|| format!("cannot listen on {address} for AudioSocket"))?;
+            audiosocket = Some(port.local_addr()?);
+            tracing::info!(%address, "AudioSocket listens");
+            let (calls, telephony) = (calls.clone(), config.telephony.clone());
+            carriers::audiosocket::serve(port, calls, telephony, lines.clone())?;
+        }
         let site = Site {
             calls: calls.clone(),
             library: library.clone(),
             completer,
             auth: config.auth,
+            telephony: config.telephony,
+            lines,
             config: config.server,
         };
         let server = server::serve(listener, site).context("cannot serve")?;
         let handle = server.handle();
         let serving = tokio::spawn(server);
         tracing::info!(%address, "serving");
-        Ok(App { address, calls, knowledge: library, server: handle, serving })
+        Ok(App { address, audiosocket, calls, knowledge: library, server: handle, serving })
     }
 
     /// Returns the database.
@@ -123,6 +142,24 @@ impl App {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// Loads the speech model. Without one calls from audio are only measured, which is said here and in the
+/// panel.
+fn load_speech(config: &speech::Config) -> Speech {
+    let Some(model) = &config.model else {
+        tracing::warn!("no speech model (speech.model): calls from audio get no transcript");
+        return Speech { recogniser: None, config: config.clone() };
+    };
+    let recogniser = match Recogniser::load(model, config.threads) {
+        Ok(recogniser) => Some(recogniser),
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::error!(model = %model.display(), error, "no speech model: calls from audio get no transcript");
+            None
+        }
+    };
+    Speech { recogniser, config: config.clone() }
 }
 
 /// What the model gives to calls and to other programs.

@@ -15,11 +15,24 @@ use crate::assist;
 use crate::engine::handle::EngineConfig;
 use crate::server;
 use crate::server::auth;
+use crate::server::carriers;
+use crate::speech;
 
 /// The file that is read from the working directory when none is named.
 const DEFAULT_FILE: &str = "chatdlm.toml";
 /// The sections, whose words are also those of the environment variables; the longest first.
-const SECTIONS: [&[&str]; 5] = [&["model", "engine"], &["server"], &["auth"], &["calls"], &["model"]];
+const SECTIONS: [&[&str]; 10] = [
+    &["telephony", "audiosocket"],
+    &["telephony", "audiohook"],
+    &["telephony", "twilio"],
+    &["model", "engine"],
+    &["telephony"],
+    &["speech"],
+    &["server"],
+    &["auth"],
+    &["calls"],
+    &["model"],
+];
 
 /// Says why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +67,10 @@ pub struct Config {
     pub calls: assist::Config,
     /// `[model]`: which model is used.
     pub model: ModelConfig,
+    /// `[speech]`: how speech is recognised.
+    pub speech: speech::Config,
+    /// `[telephony]`: how carriers are let in.
+    pub telephony: carriers::Config,
 }
 
 /// Which model is used.

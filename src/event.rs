@@ -121,6 +121,49 @@ pub struct Segment {
     pub is_final: bool,
 }
 
+/// Who speaks, and what the call's speech measures so far. Times in milliseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Voice {
+    /// Who speaks now.
+    pub speaking: Vec<Speaker>,
+    /// Whether the call is on hold.
+    pub on_hold: bool,
+    /// How long nobody has spoken now, hold excluded.
+    pub silence_ms: u64,
+    /// How long both spoke at once, over the whole call.
+    pub overlap_ms: u64,
+    /// How long the customer has spoken, over the whole call.
+    pub customer_ms: u64,
+    /// How long the agent has spoken, over the whole call.
+    pub agent_ms: u64,
+    /// How often the customer cut the agent off.
+    pub customer_interruptions: u32,
+    /// How often the agent cut the customer off.
+    pub agent_interruptions: u32,
+    /// How long the call was on hold.
+    pub hold_ms: u64,
+    /// How far recognition is behind what was heard.
+    pub lag_ms: u64,
+    /// Whether somebody makes words of the audio.
+    pub recognised: bool,
+}
+
+/// How a segment sounded, whatever its words.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Prosody {
+    /// Loudness of its speech, in decibels of full scale (0 is the loudest there is).
+    pub energy_db: f32,
+    /// The median pitch, in hertz; none when nothing was voiced.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pitch_hz: Option<f32>,
+    /// From the 10th to the 90th hundredth of the pitch, in semitones.
+    pub pitch_range: f32,
+    /// How many pauses of a quarter of a second or more it has.
+    pub pauses: u32,
+    /// How long it was spoken in, without pauses, in milliseconds.
+    pub spoken_ms: u64,
+}
+
 /// What the customer feels, judged from the words in context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -319,8 +362,20 @@ pub enum Event {
         /// The knowledge bases that are searched.
         knowledge: Vec<String>,
     },
-    /// Somebody said something.
+    /// Somebody said something. A later one of the same id corrects who spoke.
     Segment(Segment),
+    /// Who speaks now, and the measures of the call's speech; tentative but for a call's last.
+    Voice(Voice),
+    /// How a segment sounded.
+    Prosody {
+        /// The segment.
+        segment: String,
+        /// Whose.
+        speaker: Speaker,
+        /// What was measured.
+        #[serde(flatten)]
+        prosody: Prosody,
+    },
     /// The customer's emotion after a segment.
     Emotion {
         /// The segment it was read from.
@@ -430,6 +485,8 @@ impl Event {
         match self {
             Event::CallOpened { .. } => "call_opened",
             Event::Segment(_) => "segment",
+            Event::Voice(_) => "voice",
+            Event::Prosody { .. } => "prosody",
             Event::Emotion { .. } => "emotion",
             Event::SpeechRate { .. } => "speech_rate",
             Event::Sensitive { .. } => "sensitive",

@@ -7,8 +7,8 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0 | [`event`] [`engine`] [`hub`] |
-//! | 1 | [`prompt`] |
-//! | 2 | [`monitor`] [`knowledge`] [`store`] [`bus`] [`corpus`] [`completion`] |
+//! | 1 | [`prompt`] [`speech`] |
+//! | 2 | [`monitor`] [`knowledge`] [`store`] [`bus`] [`corpus`] [`completion`] [`telephony`] |
 //! | 3 | [`assist`] |
 //! | 4 | [`server`] |
 //! | 5 | [`config`] |
@@ -29,4 +29,6 @@ pub mod knowledge;
 pub mod monitor;
 pub mod prompt;
 pub mod server;
+pub mod speech;
 pub mod store;
+pub mod telephony;

@@ -9,6 +9,18 @@ export function clock(ms) {
   return hours > 0 ? `${hours}:${rest}` : rest;
 }
 
+/** Returns `0:42`, or `1:02:33` from an hour on. @param {number} ms */
+export function timer(ms) {
+  return clock(ms).replace(/^0(?=\d:)/, '');
+}
+
+/** Returns `1.2 s`, `14 s` from ten seconds on, `1:14` from a minute on. @param {number} ms */
+export function span(ms) {
+  if (ms < 9950) return `${(ms / 1000).toFixed(1)} s`;
+  const seconds = Math.round(ms / 1000);
+  return seconds < 60 ? `${seconds} s` : timer(1000 * seconds);
+}
+
 /** Returns `1 call`, `2 calls`. @param {number} count @param {string} one @param {string} [many] */
 export function plural(count, one, many = `${one}s`) {
   return `${count.toLocaleString('en')} ${count === 1 ? one : many}`;

@@ -39,13 +39,13 @@ const TURNS_SEARCHED: usize = 8;
 impl Actor {
     fn recent_turns(&self) -> Vec<Turn> {
         let Some(state) = &self.state else { return Vec::new() };
-        let skipped = state.turns.len().saturating_sub(TURNS_SEARCHED);
-        state.turns.iter().skip(skipped).cloned().collect()
+        let turns = state.turns();
+        turns[turns.len().saturating_sub(TURNS_SEARCHED)..].to_vec()
     }
 
     /// Returns what the call's work is counted to, and how new it is.
     fn claim(&self) -> Claim {
-        let turns = self.state.as_ref().map_or(0, |state| state.turns.len());
+        let turns = self.state.as_ref().map_or(0, |state| state.segments.len());
         Claim { owner: Some(OwnerId::of(&self.key)), turn: turns as u64, deadline: None }
     }
 

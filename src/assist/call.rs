@@ -33,7 +33,9 @@ use crate::event::CallKey;
 use crate::event::Card;
 use crate::event::Envelope;
 use crate::event::Event;
+use crate::event::Segment;
 use crate::event::Speaker;
+use crate::event::Voice;
 use crate::monitor::emotion::EmotionReader;
 use crate::monitor::redact::redact_json;
 use crate::monitor::redact::redact_text;
@@ -198,8 +200,11 @@ impl Actor {
         loop {
             let page = self.parts.store.events_after(&self.key, state.record.seq, RECOVERY_PAGE).await?;
             for envelope in &page {
+                let corrects = matches!(&envelope.event, Event::Segment(segment) if state.knows(&segment.id));
                 state.recover(envelope);
-                self.observer.recover(envelope);
+                if !corrects {
+                    self.observer.recover(envelope);
+                }
                 if let Event::Cards { cards, .. } = &envelope.event {
                     self.answers.clone_from(cards);
                 }
@@ -280,7 +285,11 @@ impl Actor {
                 Ok(made) => self.answer(reply, made),
                 Err(refusal) => send(reply, Err(refusal)),
             },
-            Message::Say { feeder, .. } | Message::Partial { feeder, .. } | Message::End { feeder, .. }
+            Message::Say { feeder, .. }
+            | Message::Partial { feeder, .. }
+            | Message::Sense { feeder, .. }
+            | Message::Revise { feeder, .. }
+            | Message::End { feeder, .. }
                 if !self.is_fed_by(feeder) =>
             {
                 refuse(message, &Refusal::TakenOver);
@@ -291,6 +300,9 @@ impl Actor {
                 let segment = self.observer.partial(segment);
                 self.outbox.tentative.push(Event::Segment(segment));
             }
+            Message::Sense { events, is_tentative: true, .. } => self.outbox.tentative.extend(events),
+            Message::Sense { events, .. } => events.into_iter().for_each(|event| self.settle(event)),
+            Message::Revise { segment, speaker, .. } => self.revise(&segment, speaker),
             Message::End { reason, reply, .. } => {
                 self.drop_draft();
                 let until = Instant::now() + self.parts.config.ending();
@@ -317,7 +329,12 @@ impl Actor {
         let (detached, cut_off) = oneshot::channel();
         self.feeder = Some(Feeder { id: self.feeders, detached });
         let resume_after = self.state.as_ref().map_or(0, |state| state.record.resume_after);
-        self.answer(reply, Attached { resume_after, feeder: self.feeders, detached: cut_off });
+        let duration_ms = self.state.as_ref().map_or(0, |state| state.record.duration_ms);
+        let known = self.state.iter().flat_map(|state| &state.segments).map(|known| known.id.clone()).collect();
+        let voice = self.state.as_ref().map_or_else(Voice::default, |state| state.voice.clone());
+        let feeder = self.feeders;
+        let attached = Attached { resume_after, duration_ms, voice, known, feeder, detached: cut_off };
+        self.answer(reply, attached);
     }
 
     fn open(&mut self, start: Start) {
@@ -377,11 +394,32 @@ impl Actor {
         count(&self.parts.counters.segments);
         self.answer(reply, ());
         if speaker == Speaker::Customer {
-            self.drop_draft();
-            self.question.clone_from(&id);
-            self.start_search(id.clone());
-            self.start_reading(id);
+            self.ask(id);
         }
+    }
+
+    /// Settles a segment again under its true speaker, if it is one of the latest; the customer's newest
+    /// word is then searched for and read as if it had come so.
+    fn revise(&mut self, id: &str, speaker: Speaker) {
+        let Some(state) = &self.state else { return };
+        let Some(known) = state.segments.iter().find(|known| known.id == id) else { return };
+        if known.speaker == speaker {
+            return;
+        }
+        let is_newest = state.segments.back().is_some_and(|newest| newest.id == id);
+        let corrected = Segment { speaker, ..known.clone() };
+        self.settle(Event::Segment(corrected));
+        if is_newest && speaker == Speaker::Customer {
+            self.ask(id.to_owned());
+        }
+    }
+
+    /// Looks for what answers the customer's segment, and reads their emotion.
+    fn ask(&mut self, id: String) {
+        self.drop_draft();
+        self.question.clone_from(&id);
+        self.start_search(id.clone());
+        self.start_reading(id);
     }
 
     /// Settles the end; whoever asked for it is answered when it is on disk.

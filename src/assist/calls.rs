@@ -23,7 +23,9 @@ use crate::assist::message::MAILBOX;
 use crate::assist::message::Message;
 use crate::assist::message::Reply;
 use crate::event::CallKey;
+use crate::event::Event;
 use crate::event::Segment;
+use crate::event::Speaker;
 use crate::store::StoreError;
 
 /// The calls of this server. Clones share them.
@@ -221,6 +223,26 @@ impl Feed {
     pub fn show(&self, segment: Segment) {
         let feeder = self.attached.feeder;
         let _ = self.mailbox.try_send(Message::Partial { feeder, segment });
+    }
+
+    /// Shows what was sensed beside the words, unless the call is busy: the next one replaces it.
+    pub(super) fn show_sensed(&self, event: Event) {
+        let feeder = self.attached.feeder;
+        let _ = self.mailbox.try_send(Message::Sense { feeder, events: vec![event], is_tentative: true });
+    }
+
+    /// Settles what was sensed beside the words; waits only for a place in the call's mailbox.
+    pub(super) async fn settle_sensed(&self, events: Vec<Event>) {
+        let feeder = self.attached.feeder;
+        // A call that ended needs none.
+        let _ = self.mailbox.send(Message::Sense { feeder, events, is_tentative: false }).await;
+    }
+
+    /// Says that an earlier segment was somebody else's.
+    pub(super) async fn revise(&self, segment: String, speaker: Speaker) {
+        let feeder = self.attached.feeder;
+        // A call that ended is not corrected.
+        let _ = self.mailbox.send(Message::Revise { feeder, segment, speaker }).await;
     }
 
     /// Ends the call; resolves when its last event is on disk.

@@ -1,6 +1,7 @@
 //! What the service counts about itself.
 
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// The upper bounds of the histogram's buckets, in milliseconds.
@@ -52,6 +53,12 @@ pub struct Counters {
     pub segments_repeated: AtomicU64,
     /// Messages refused.
     pub refused: AtomicU64,
+    /// Carriers' connections that are open.
+    pub lines: AtomicUsize,
+    /// Carriers' connections since the start.
+    pub lines_opened: AtomicU64,
+    /// Messages that broke their wire's rules.
+    pub wire_errors: AtomicU64,
     /// Cards pushed.
     pub cards: AtomicU64,
     /// Emotions read.

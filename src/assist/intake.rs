@@ -196,7 +196,8 @@ fn malformed(error: &serde_json::Error) -> Refusal {
     Refusal::Malformed(error.to_string())
 }
 
-fn check_start(start: Start) -> Result<Start, Refusal> {
+/// Checks the limits of a start.
+pub(super) fn check_start(start: Start) -> Result<Start, Refusal> {
     check_name("agent", &start.agent)?;
     check_name("language", &start.language)?;
     if let Some(customer) = &start.customer {
@@ -216,7 +217,8 @@ fn check_start(start: Start) -> Result<Start, Refusal> {
     Ok(start)
 }
 
-fn check_segment(spoken: Spoken) -> Result<Spoken, Refusal> {
+/// Checks the limits of a segment.
+pub(super) fn check_segment(spoken: Spoken) -> Result<Spoken, Refusal> {
     let Spoken { seq, segment, words } = &spoken;
     if *seq == 0 || i64::try_from(*seq).is_err() {
         return Err(invalid("seq", "must be from 1 to 2^63 - 1".to_owned()));

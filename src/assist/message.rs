@@ -5,11 +5,14 @@ use tokio::sync::oneshot;
 use crate::assist::intake::Refusal;
 use crate::assist::intake::Spoken;
 use crate::assist::intake::Start;
+use crate::event::Event;
 use crate::event::Segment;
+use crate::event::Speaker;
 use crate::event::Verdict;
+use crate::event::Voice;
 
 /// How many messages wait for a call. Overflow rule: final segments and people wait, and with
-/// them their sockets; partial segments are dropped, the next one replaces them anyway.
+/// them their sockets; what is tentative is dropped, the next of its kind replaces it anyway.
 pub(super) const MAILBOX: usize = 64;
 
 /// Where an answer goes.
@@ -20,6 +23,12 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 pub struct Attached {
     /// The highest sender's number that is durable.
     pub resume_after: u64,
+    /// The end of what was said so far, in milliseconds from the call's start.
+    pub duration_ms: u64,
+    /// What the call's speech measured until its last sender left.
+    pub voice: Voice,
+    /// The ids of the latest segments that are logged.
+    pub known: Vec<String>,
     /// Names this attachment in what the sender says.
     pub(super) feeder: u64,
     /// Resolves when the sender is cut off: with the reason, or with nothing when the call ended.
@@ -91,6 +100,18 @@ pub(super) enum Message {
         feeder: u64,
         segment: Segment,
     },
+    /// What was sensed beside the words: it holds no text of the call's people.
+    Sense {
+        feeder: u64,
+        events: Vec<Event>,
+        is_tentative: bool,
+    },
+    /// A segment was somebody else's.
+    Revise {
+        feeder: u64,
+        segment: String,
+        speaker: Speaker,
+    },
     End {
         feeder: u64,
         reason: String,
@@ -116,6 +137,9 @@ pub(super) fn refuse(message: Message, refusal: &Refusal) {
         Message::Attach { reply, .. } => send(reply, Err(refusal.clone())),
         Message::Say { reply, .. } | Message::End { reply, .. } => send(reply, Err(refusal.clone())),
         Message::Act { reply, .. } => send(reply, Err(refusal.clone())),
-        Message::Partial { .. } | Message::CloseIfLost => {}
+        Message::Partial { .. }
+        | Message::Sense { .. }
+        | Message::Revise { .. }
+        | Message::CloseIfLost => {}
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Read in this order: [`intake`] (what senders say), `state` (the fold of a call's log),
 //! `observe` (a segment to its events), `work` (search, reading, draft under way), `message`
-//! (what is said to an actor), `call` and `answer` (the actor), [`calls`] (the registry and the only way in). [`library`] and [`terms`]
-//! keep what calls look up in step with the store, [`adapters`] the model of each tenant with its file.
+//! (what is said to an actor), `call` and `answer` (the actor), [`calls`] (the registry and the only way in),
+//! [`line`] (a carrier's way in: audio and events to segments). [`library`] and [`terms`] keep what calls look up in step with the store, [`adapters`] the model of each tenant with its file.
 
 pub mod adapters;
 mod answer;
@@ -15,6 +15,8 @@ pub mod draft;
 mod ground;
 pub mod intake;
 pub mod library;
+pub mod line;
+mod loudness;
 mod message;
 mod observe;
 mod quote;
@@ -40,6 +42,7 @@ use tokio::sync::Semaphore;
 use crate::assist::adapters::Adapters;
 use crate::assist::counters::Counters;
 use crate::assist::draft::Drafter;
+use crate::assist::line::Speech;
 use crate::assist::terms::Terms;
 use crate::bus::Bus;
 use crate::engine::handle::Engine;
@@ -96,6 +99,8 @@ pub struct Parts {
     pub emotions: Option<EmotionReader>,
     /// The tuned forms of the model that tenants have.
     pub adapters: Adapters,
+    /// Makes words of the audio of carriers.
+    pub speech: Speech,
     /// The engine behind both, to see what it does.
     pub engine: Option<Engine>,
     /// What is counted.

@@ -9,13 +9,15 @@ use crate::event::Draft;
 use crate::event::DraftState;
 use crate::event::Envelope;
 use crate::event::Event;
+use crate::event::Segment;
 use crate::event::Verdict;
+use crate::event::Voice;
 use crate::knowledge::CardDeck;
 use crate::prompt::Turn;
 use crate::store::calls::CallRecord;
 
-/// How many of the latest turns are kept for prompts and searches.
-const TURNS_KEPT: usize = 32;
+/// How many of the latest segments are kept for prompts, searches and corrections.
+const SEGMENTS_KEPT: usize = 32;
 /// How many finished drafts can be rewritten.
 const DRAFTS_KEPT: usize = 8;
 /// How many pushed cards are kept for rewriting drafts that rest on them.
@@ -38,8 +40,10 @@ pub(super) struct CallState {
     pub record: CallRecord,
     /// The senders' numbers of the logged segments.
     pub ingested: BTreeSet<u64>,
-    /// The latest turns, redacted, oldest first.
-    pub turns: VecDeque<Turn>,
+    /// What the call's speech measured until its last sender left.
+    pub voice: Voice,
+    /// The latest segments, redacted, oldest first.
+    pub segments: VecDeque<Segment>,
     /// The latest cards, oldest first.
     pub cards: VecDeque<Card>,
     /// What was pushed and when its topic was last met.
@@ -58,7 +62,8 @@ impl CallState {
         CallState {
             record,
             ingested: BTreeSet::new(),
-            turns: VecDeque::new(),
+            voice: Voice::default(),
+            segments: VecDeque::new(),
             cards: VecDeque::new(),
             deck: CardDeck::default(),
             drafts: VecDeque::new(),
@@ -76,9 +81,12 @@ impl CallState {
         }
         match &envelope.event {
             Event::Segment(segment) => {
-                let turn = Turn { speaker: segment.speaker, text: segment.text.clone() };
-                push_bounded(&mut self.turns, turn, TURNS_KEPT);
+                match self.segments.iter_mut().find(|known| known.id == segment.id) {
+                    Some(known) => known.clone_from(segment),
+                    None => push_bounded(&mut self.segments, segment.clone(), SEGMENTS_KEPT),
+                }
             }
+            Event::Voice(voice) => self.voice.clone_from(voice),
             Event::Cards { cards, .. } => {
                 for card in cards {
                     push_bounded(&mut self.cards, card.clone(), CARDS_KEPT);
@@ -111,6 +119,11 @@ impl CallState {
         }
     }
 
+    /// Returns whether a segment of this id is one of the latest.
+    pub fn knows(&self, id: &str) -> bool {
+        self.segments.iter().any(|known| known.id == id)
+    }
+
     /// Returns the id of the next draft.
     pub fn next_draft_id(&mut self) -> String {
         self.last_draft += 1;
@@ -124,7 +137,8 @@ impl CallState {
 
     /// Returns the latest turns, oldest first.
     pub fn turns(&self) -> Vec<Turn> {
-        self.turns.iter().cloned().collect()
+        let turn = |segment: &Segment| Turn { speaker: segment.speaker, text: segment.text.clone() };
+        self.segments.iter().map(turn).collect()
     }
 
     /// Keeps a draft; a rewritten one replaces its older form and keeps what it was written from.

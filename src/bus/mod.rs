@@ -50,11 +50,15 @@ struct Topics {
 
 impl Bus {
     /// Shows an envelope to the watchers of its call and, unless it is a segment or tentative, to
-    /// the watchers of the tenant. Never waits.
+    /// the watchers of the tenant; who speaks is shown to them too. Never waits.
     pub fn publish(&self, key: &CallKey, envelope: Envelope) {
         let mut topics = self.topics();
-        let is_for_tenant = !envelope.tentative
-            && !matches!(envelope.event, Event::Segment(_))
+        let is_for_tenant = match envelope.event {
+            Event::Voice(_) => true,
+            Event::Segment(_) => false,
+            _ => !envelope.tentative,
+        };
+        let is_for_tenant = is_for_tenant
             && topics.tenants.contains_key(&key.tenant);
         if !is_for_tenant && !topics.calls.contains_key(key) {
             return;

@@ -15,6 +15,7 @@ mod replay;
 mod screen;
 mod serve;
 mod train;
+mod transcribe;
 mod tune;
 mod user;
 mod words;
@@ -34,6 +35,8 @@ pub enum Command {
     Demo(demo::Args),
     /// Streams recorded calls into a server; with --calls it is the load generator.
     Replay(replay::Args),
+    /// Writes what is said in a recording, with times.
+    Transcribe(transcribe::Args),
     /// Talks with the model in the terminal.
     Chat(chat::Args),
     /// Goes on with a text.
@@ -108,6 +111,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Transcribe(args) => transcribe::run(&args),
         Command::Chat(args) => chat::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Infill(args) => infill::run(args),

@@ -168,7 +168,7 @@ pub fn open_documents(folder: &Path, rng: &mut StdRng) -> anyhow::Result<Vec<Doc
     Ok(documents)
 }
 
-/// Returns which share of a set's rows is used: service talk and labels before open chat; no books.
+/// Returns which share of a set's rows is used: service talk and labels before open chat and books.
 fn share(file: &str) -> Option<f32> {
     let share = match file.split('.').next()? {
         "goemotions"
@@ -180,13 +180,13 @@ fn share(file: &str) -> Option<f32> {
         | "abcd_sample"
         | "star"
         | "reading_qa" => 1.0,
-        "xed_en" => 0.7,
-        "multidogo_customer" | "multiwoz21_valtest" | "taskmaster3_part" | "kb_articles" => 0.6,
-        "evi_phone_asr" => 0.5,
+        "xed_en" | "multidogo_customer" | "multiwoz21_valtest" | "taskmaster3_part" | "kb_articles" => 0.8,
+        "sgd" | "self_dialogues" => 0.6,
+        "evi_phone_asr" | "intents" | "woz2" | "taskmaster4" => 0.5,
+        "medical_dialogue_summaries" | "textbooks_openstax" => 0.4,
         "disfl_qa" | "wikisplit_part" => 0.3,
-        "sgd" | "medical_dialogue_summaries" | "intents" | "woz2" | "taskmaster4" => 0.4,
-        "self_dialogues" | "textbooks_openstax" => 0.3,
-        "spoken_earnings_calls" => 0.15,
+        "spoken_earnings_calls" => 0.2,
+        "books_classics" | "books_standard_ebooks" => 0.08,
         _ => return None,
     };
     Some(share)
@@ -261,6 +261,11 @@ fn row_documents(row: &Value, map: &Value, rng: &mut StdRng, documents: &mut Vec
         let cards: Vec<(String, String)> =
             [context].iter().filter(|c| !c.is_empty()).map(|c| (String::new(), (*c).to_owned())).collect();
         documents.push(reply_document(Task::Reply, &cards, &turn, answer));
+    } else if let Some(text) = text("text") {
+        // A piece of a book: long context in which people speak.
+        let text: String = text.chars().take(WHOLE_CHARS).collect();
+        let pieces = vec![Piece::Control(Control::Card), Piece::Text(format!(" {}", one_line(&text)))];
+        documents.push(ended(Task::Language, pieces));
     }
 }
 

@@ -3,11 +3,13 @@
 //! A [`Hub`] lists the files of a repository at one revision and fetches some of them into a folder:
 //! whole or not at all, checked against the hub's checksums, going on where a connection was cut. In
 //! reading order: this file (what a hub has), [`transport`] (asking it), [`fetch`] (one file to
-//! disk), [`checkpoint`] (which files make a model). It does not know what is in the files.
+//! disk), [`checkpoint`] (which files make a model), [`whisper`] (models for speech). It does not know
+//! what is in the files.
 
 pub mod checkpoint;
 pub mod fetch;
 pub mod transport;
+pub mod whisper;
 
 use std::fmt;
 use std::path::Component;

@@ -23,9 +23,11 @@ use crate::assist::intake::Refusal;
 use crate::assist::intake::Start;
 use crate::event::CallKey;
 use crate::server::auth::Ingest;
+use crate::server::socket::BINARY;
 use crate::server::socket::Heard;
 use crate::server::socket::Socket;
 use crate::store::Store;
+use crate::store::identity::Identity;
 use crate::store::identity::Role;
 
 /// How many segments may wait for their acknowledgement. Overflow rule: the socket is not read
@@ -44,9 +46,9 @@ pub(super) async fn ingest(
     calls: web::Data<Calls>,
     store: web::Data<Store>,
 ) -> Result<HttpResponse, actix_web::Error> {
-    let (response, socket) = Socket::open(&request, payload, store, identity.0).await?;
+    let (response, socket) = Socket::open(&request, payload, store, Some(identity.0.clone())).await?;
     let calls = calls.get_ref().clone();
-    actix_web::rt::spawn(async move { Sender { socket, calls }.serve().await });
+    actix_web::rt::spawn(async move { Sender { socket, calls, identity: identity.0 }.serve().await });
     Ok(response)
 }
 
@@ -75,6 +77,7 @@ enum Done {
 struct Sender {
     socket: Socket,
     calls: Calls,
+    identity: Identity,
 }
 
 impl Sender {
@@ -95,7 +98,7 @@ impl Sender {
             start = self.await_start() => start?,
         };
         let call = start.call.clone();
-        let tenant = self.socket.identity().tenant.clone();
+        let tenant = self.identity.tenant.clone();
         if let Some(end) = self.refuse_others_play(&start).await? {
             return Ok(end);
         }
@@ -143,6 +146,7 @@ impl Sender {
                 Ok(_) => ("start_expected", "the first message must be a start".to_owned(), None),
                 Err((refusal, seq)) => (refusal.code(), refusal.to_string(), seq),
             },
+            Heard::Binary(_) => (BINARY.0, BINARY.1.to_owned(), None),
             Heard::Refused { code, message } => (code, message, None),
             Heard::TooLarge => return Err(self.too_large().await?),
             Heard::Gone => return Err(End::Gone),
@@ -155,7 +159,7 @@ impl Sender {
 
     /// Machines feed any call of their tenant; people who play the customer only their own.
     fn check_permission(&self, start: Start) -> Result<Start, (&'static str, String, Option<u64>)> {
-        let identity = self.socket.identity();
+        let identity = &self.identity;
         if identity.role == Role::Ingest {
             return Ok(start);
         }
@@ -171,7 +175,7 @@ impl Sender {
 
     /// People who play the customer go on with calls of the agent they named only; a name is easy to guess.
     async fn refuse_others_play(&mut self, start: &Start) -> Result<Option<End>, End> {
-        let identity = self.socket.identity();
+        let identity = &self.identity;
         if identity.role == Role::Ingest {
             return Ok(None);
         }
@@ -224,6 +228,7 @@ impl Sender {
                 }
                 Err((refusal, seq)) => (refusal.code(), refusal.to_string(), seq),
             },
+            Heard::Binary(_) => (BINARY.0, BINARY.1.to_owned(), None),
             Heard::Refused { code, message } => (code, message, None),
             Heard::TooLarge => return Ok(Some(self.too_large().await?)),
             Heard::Gone => return Ok(Some(End::Gone)),

@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod calls;
+pub mod carriers;
 pub mod error;
 mod frames;
 mod health;
@@ -61,6 +62,10 @@ pub struct Site {
     pub completer: Option<Completer>,
     /// How people and machines get in.
     pub auth: auth::Config,
+    /// How carriers are let in.
+    pub telephony: carriers::Config,
+    /// What their connections share.
+    pub lines: carriers::Shared,
     /// How the server listens.
     pub config: Config,
 }
@@ -70,7 +75,7 @@ pub struct Site {
 /// # Errors
 /// When the socket cannot be used.
 pub fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server> {
-    let Site { calls, library, completer, auth, config } = site;
+    let Site { calls, library, completer, auth, telephony, lines, config } = site;
     let store = web::Data::new(calls.parts().store.clone());
     let terms = web::Data::new(calls.parts().terms.clone());
     let calls = web::Data::new(calls);
@@ -80,6 +85,9 @@ pub fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server> {
     let is_https = auth.is_https();
     let auth = web::Data::new(auth);
     let sign_in = web::Data::new(SignIn::default());
+    let telephony = web::Data::new(telephony);
+    let lines = web::Data::new(lines);
+    let nonces = web::Data::new(carriers::access::Nonces::default());
     let server = HttpServer::new(move || {
         App::new()
             .app_data(store.clone())
@@ -89,6 +97,9 @@ pub fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server> {
             .app_data(terms.clone())
             .app_data(auth.clone())
             .app_data(sign_in.clone())
+            .app_data(telephony.clone())
+            .app_data(lines.clone())
+            .app_data(nonces.clone())
             .wrap(error::shape())
             .wrap(security::headers(&inline_scripts, is_https))
             .configure(routes)
@@ -123,6 +134,7 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/readyz").route(get().to(health::readyz)).route(head().to(health::readyz)))
         .service(only("/v1/node", get().to(health::node)))
         .service(only("/metrics", get().to(health::metrics)))
+        .configure(carriers::routes)
         .configure(session::routes)
         .configure(users::routes)
         .configure(knowledge::routes)

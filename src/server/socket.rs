@@ -1,4 +1,4 @@
-//! A websocket as the handlers meet it: texts in, texts out, pings and limits taken care of.
+//! A websocket as the handlers meet it: messages in, messages out, pings and limits taken care of.
 
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ use crate::server::frames::Frames;
 use crate::store::Store;
 use crate::store::identity::Identity;
 
+/// What is answered to binary messages where only texts are understood.
+pub(super) const BINARY: (&str, &str) = ("binary", "binary messages are not understood here");
 /// The largest message, in bytes.
 pub const MESSAGE_MAX_BYTES: usize = 256 * 1024;
 /// How often the other side is pinged, and its permission asked again.
@@ -36,7 +38,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(45);
 pub(super) enum Heard {
     /// A text message.
     Text(String),
-    /// A message that is no text; the socket goes on.
+    /// A binary message.
+    Binary(Bytes),
+    /// A message that cannot be read; the socket goes on.
     Refused {
         /// The code for programs.
         code: &'static str,
@@ -58,7 +62,8 @@ pub(super) struct Socket {
     is_ping_due: bool,
     last_heard: Instant,
     store: web::Data<Store>,
-    identity: Identity,
+    /// Whose permission is asked again; none where a signature let in.
+    identity: Option<Identity>,
 }
 
 impl Socket {
@@ -70,7 +75,7 @@ impl Socket {
         request: &HttpRequest,
         payload: web::Payload,
         store: web::Data<Store>,
-        identity: Identity,
+        identity: Option<Identity>,
     ) -> Result<(HttpResponse, Socket), actix_web::Error> {
         let frames = Frames::new(payload.into_inner(), MESSAGE_MAX_BYTES as u64);
         let mut guarded: Payload = Payload::Stream { payload: Box::pin(frames) };
@@ -85,11 +90,6 @@ impl Socket {
         let last_heard = Instant::now();
         let socket = Socket { session, messages, pings, is_ping_due: false, last_heard, store, identity };
         Ok((response, socket))
-    }
-
-    /// Returns who opened the socket.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
     }
 
     /// Returns the next message. Cancelling it may lose a pong, nothing else: a ping that is due
@@ -118,10 +118,7 @@ impl Socket {
             self.last_heard = Instant::now();
             match message {
                 Some(Ok(AggregatedMessage::Text(text))) => return Heard::Text(text.to_string()),
-                Some(Ok(AggregatedMessage::Binary(_))) => {
-                    let message = "binary messages are not understood here".to_owned();
-                    return Heard::Refused { code: "binary", message };
-                }
+                Some(Ok(AggregatedMessage::Binary(bytes))) => return Heard::Binary(bytes),
                 Some(Ok(AggregatedMessage::Ping(payload))) => self.pong(&payload).await,
                 Some(Ok(AggregatedMessage::Pong(_))) => {}
                 Some(Ok(AggregatedMessage::Close(_))) | None => return Heard::Gone,
@@ -141,9 +138,7 @@ impl Socket {
 
     /// Tells the other side why it has to go.
     async fn dismiss(&self, why: &str) -> Heard {
-        let reason = CloseReason { code: CloseCode::Policy, description: Some(why.to_owned()) };
-        // A socket that is gone already needs no reason.
-        let _ = self.session.clone().close(Some(reason)).await;
+        self.end(CloseCode::Policy, why).await;
         Heard::Gone
     }
 
@@ -154,7 +149,8 @@ impl Socket {
 
     /// Returns whether the session or key behind the socket still stands.
     async fn is_welcome(&self) -> bool {
-        match self.store.still_stands(&self.identity).await {
+        let Some(identity) = &self.identity else { return true };
+        match self.store.still_stands(identity).await {
             Ok(stands) => stands,
             Err(error) => {
                 // Not the user's fault: asked again with the next ping.
@@ -172,6 +168,14 @@ impl Socket {
         self.session.text(text.into()).await
     }
 
+    /// Sends bytes; waits while the other side is slow.
+    ///
+    /// # Errors
+    /// When the other side is gone.
+    pub async fn send_binary(&mut self, bytes: Vec<u8>) -> Result<(), Closed> {
+        self.session.binary(bytes).await
+    }
+
     /// Sends a named error.
     ///
     /// # Errors
@@ -186,8 +190,14 @@ impl Socket {
 
     /// Closes the socket with a code and a reason.
     pub async fn close(self, code: CloseCode, reason: &str) {
+        self.end(code, reason).await;
+    }
+
+    /// Says goodbye with a code and a reason; what comes after it is not heard any more.
+    pub async fn end(&self, code: CloseCode, reason: &str) {
+        let reason = CloseReason { code, description: Some(reason.to_owned()) };
         // Closing one that is gone already changes nothing.
-        let _ = self.session.close(Some(CloseReason { code, description: Some(reason.to_owned()) })).await;
+        let _ = self.session.clone().close(Some(reason)).await;
     }
 }
 

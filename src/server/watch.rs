@@ -56,7 +56,7 @@ pub(super) async fn watch_call(
     store: web::Data<Store>,
 ) -> Result<HttpResponse, actix_web::Error> {
     let (key, _) = visible_call(&store, &identity.0, path.into_inner()).await?;
-    let (response, socket) = Socket::open(&request, payload, store.clone(), identity.0).await?;
+    let (response, socket) = Socket::open(&request, payload, store.clone(), Some(identity.0)).await?;
     let subscription = calls.parts().bus.watch_call(&key);
     let stopping = calls.stopping();
     let watcher = CallWatcher { socket, store, key, subscription, seen: start.after };
@@ -73,7 +73,7 @@ pub(super) async fn watch_tenant(
     store: web::Data<Store>,
 ) -> Result<HttpResponse, actix_web::Error> {
     let tenant = identity.tenant.clone();
-    let (response, socket) = Socket::open(&request, payload, store.clone(), identity.0).await?;
+    let (response, socket) = Socket::open(&request, payload, store.clone(), Some(identity.0)).await?;
     let subscription = calls.parts().bus.watch_tenant(&tenant);
     let stopping = calls.stopping();
     let watcher = TenantWatcher { socket, store, tenant, subscription, seen: HashMap::new() };
@@ -144,7 +144,7 @@ async fn follow(watcher: &mut impl Watcher) -> End {
                 Heard::Gone => return End::Gone,
                 Heard::TooLarge => return End::TooLarge,
                 // Watchers have nothing to say.
-                Heard::Text(_) | Heard::Refused { .. } => continue,
+                Heard::Text(_) | Heard::Binary(_) | Heard::Refused { .. } => continue,
             },
             received = subscription.recv() => received,
         };
@@ -238,7 +238,7 @@ impl Watcher for TenantWatcher {
 
     async fn show(&mut self, published: &Published) -> Result<(), End> {
         let envelope = &published.envelope;
-        if self.seen.get(&envelope.call).is_some_and(|&seen| envelope.seq <= seen) {
+        if !envelope.tentative && self.seen.get(&envelope.call).is_some_and(|&seen| envelope.seq <= seen) {
             return Ok(());
         }
         if matches!(envelope.event, Event::CallClosed { .. }) {

@@ -157,6 +157,8 @@ impl CallRecord {
                 self.reason = Some(reason.clone());
             }
             Event::CallOpened { .. }
+            | Event::Voice(_)
+            | Event::Prosody { .. }
             | Event::SpeechRate { .. }
             | Event::Draft(_)
             | Event::DraftJudged { .. }

@@ -64,6 +64,7 @@ pub async fn calls(folder: &Path, config: assist::Config) -> Calls {
         drafter: Drafter::without_model("no model in this test"),
         emotions: None,
         adapters: Adapters::default(),
+        speech: chatdlm::assist::line::Speech::default(),
         engine: None,
         counters: Arc::default(),
         config,

@@ -8,10 +8,11 @@ import { Empty, Problem } from '../parts/failure.js';
 import { EmotionWord } from '../parts/emotion.js';
 import { History } from '../parts/history.js';
 import { Sparkline } from '../parts/sparkline.js';
-import { SEVERITY_TONES, TONES, clock, plural } from '../text.js';
+import { SEVERITY_TONES, TONES, clock, plural, span, timer } from '../text.js';
 import { act, emptyBoard, isUpset, lagP95, silence } from '../state/board.js';
 import { get, listOf } from '../api.js';
 import { go } from '../router.js';
+import { holdMs, isBehind } from '../state/voice.js';
 import { loadTitles, nameOf, named } from '../bases.js';
 import { now } from '../clock.js';
 import { perFrame, watch } from '../socket.js';
@@ -141,12 +142,15 @@ const freshAlerts = (call) => call.alerts.filter((alert) => alert.kind !== 'flag
 
 function Badges({ call }) {
   const quiet = silence(call, now.value);
+  const voice = call.voice?.is_live ? call.voice : null;
   const alerts = freshAlerts(call);
   const worst = alerts.some((alert) => alert.severity === 'critical') ? 'critical' : 'warning';
   return html`<span class="badges">
     ${call.flag !== null && html`<span class="badge tone-warn" title=${call.flag}>⚑ asks for help</span>`}
     ${alerts.length > 0 && html`<span class=${`badge tone-${SEVERITY_TONES[worst]}`} title=${alerts.map((alert) => alert.message).join('\n')}>! ${plural(alerts.length, 'alert')}</span>`}
-    ${quiet > 0 && html`<span class="badge number">silent ${Math.round(quiet / 1000)} s</span>`}
+    ${voice?.on_hold && html`<span class="badge tone-cool number"><span aria-hidden="true">❚❚</span> on hold ${timer(holdMs(voice, now.value))}</span>`}
+    ${quiet > 0 && html`<span class=${`badge number ${voice ? 'tone-warn' : ''}`}>${voice ? '! ' : ''}silent ${Math.round(quiet / 1000)} s</span>`}
+    ${voice && isBehind(voice) && html`<span class="badge tone-warn number" title="Recognition is behind what is said">! text ${span(voice.lag_ms)} behind</span>`}
     ${call.draft === 'failed' && html`<span class="badge">drafts failing</span>`}
     ${call.isNoted && html`<span class="badge">whispered</span>`}
   </span>`;
@@ -163,7 +167,7 @@ function Tiles({ calls }) {
       <p class="faint tile-who">${[call.agent, call.customer && named(call.knowledge), call.channel].filter(Boolean).join(' · ')}</p>
       <p class="tile-mood">${call.mood ? html`<${EmotionWord} mood=${call.mood} />` : html`<span class="faint" title=${silent}>${silent ? 'emotion –' : 'listening'}</span>`}
         <${Sparkline} values=${call.valences} tone=${TONES[call.mood?.label] ?? 'plain'} label="Valence" /></p>
-      <p class="last">${call.last ? html`<span class="faint">${call.last.speaker}</span> ${call.last.text}` : html`<span class="faint">nothing said yet</span>`}</p>
+      <p class="last">${call.last ? html`<span class="faint">${call.last.speaker}</span> ${call.last.text}` : html`<span class="faint">${call.voice?.recognised === false ? 'no speech model: no transcript' : 'nothing said yet'}</span>`}</p>
       <${Badges} call=${call} />
     </a></li>`)}
   </ol>`;

@@ -5,6 +5,7 @@ import { useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
 
 import { html } from '../html.js';
 import { EmotionDetail } from './emotion.js';
+import { NO_SPEECH_MODEL } from './voice.js';
 import { clock, words, SEVERITY_TONES } from '../text.js';
 import { cutOffs } from '../state/overlaps.js';
 import { markedText } from '../state/pieces.js';
@@ -16,15 +17,27 @@ export function Transcript({ call }) {
   const box = useRef(null);
   const isFollowing = useRef(true);
   const [isAway, setAway] = useState(false);
-  const last = call.segments.at(-1);
   // In a chat both may type at once, and nobody is cut off.
   const isVoice = call.opened?.channel !== 'chat';
+  const isRecognised = call.voice?.recognised ?? true;
+  const isHeard = isVoice && call.voice?.customer_ms + call.voice?.agent_ms > 0;
   const cuts = useMemo(() => (isVoice ? cutOffs(call.segments) : {}), [call.segments, isVoice]);
-  const moods = new Map(call.moods.map((mood) => [mood.segment, mood]));
+  // News of the audio comes each second and changes no line: hundreds of them are not compared for it.
+  const lines = useMemo(() => {
+    const moods = new Map(call.moods.map((mood) => [mood.segment, mood]));
+    /** @type {Map<string, any[]>} */
+    const alerts = new Map();
+    for (const alert of call.alerts) alerts.set(alert.segment, [...(alerts.get(alert.segment) ?? []), alert]);
+    return call.segments.map((segment, index) => html`<${Line} key=${segment.id} segment=${segment}
+      isSameSpeaker=${call.segments[index - 1]?.speaker === segment.speaker}
+      marks=${call.marks[segment.id]} mood=${moods.get(segment.id)} cuts=${cuts[segment.id] ?? 0}
+      alerts=${alerts.get(segment.id)} />`);
+  }, [call.segments, call.moods, call.marks, call.alerts, cuts]);
 
   useLayoutEffect(() => {
     if (isFollowing.current) toEnd(box.current);
-  }, [last?.id, last?.text, call.moods.length, call.alerts.length]);
+    // Not the last one alone: two people's partials grow at once.
+  }, [call.segments, call.moods.length, call.alerts.length]);
 
   const onScroll = () => {
     const { scrollHeight, scrollTop, clientHeight } = box.current;
@@ -39,12 +52,10 @@ export function Transcript({ call }) {
 
   return html`<section class="transcript" aria-label="Transcript">
     <h2 class="caption">Transcript</h2>
+    ${isVoice && !isRecognised && html`<p class="no-speech-model">${call.closed ? NO_SPEECH_MODEL.closed : NO_SPEECH_MODEL.open}</p>`}
     <div class="lines" ref=${box} onScroll=${onScroll} tabindex="0" role="log" aria-live="off">
-      ${call.segments.length === 0 && html`<p class="faint pad">Nobody has spoken yet.</p>`}
-      ${call.segments.map((segment, index) => html`<${Line} key=${segment.id} segment=${segment}
-        isSameSpeaker=${call.segments[index - 1]?.speaker === segment.speaker}
-        marks=${call.marks[segment.id]} mood=${moods.get(segment.id)} cuts=${cuts[segment.id] ?? 0}
-        alerts=${call.alerts.filter((alert) => alert.segment === segment.id)} />`)}
+      ${call.segments.length === 0 && isRecognised && html`<p class="faint pad">${isHeard ? 'Nothing has been recognised yet.' : 'Nobody has spoken yet.'}</p>`}
+      ${lines}
     </div>
     ${isAway && html`<button class="pill" onClick=${jump}>↓ ${call.closed ? 'to the end' : 'jump to live'}</button>`}
   </section>`;
@@ -57,7 +68,7 @@ function toEnd(element) {
   element.scrollTop = element.scrollHeight;
 }
 
-function Line({ segment, isSameSpeaker, marks = [], mood, cuts, alerts }) {
+function Line({ segment, isSameSpeaker, marks = [], mood, cuts, alerts = [] }) {
   const removed = marks.filter((mark) => mark.action !== 'alert');
   const kinds = [...new Set(removed.map((mark) => words(mark.category)))];
   return html`<div class=${`line ${segment.speaker} ${segment.final ? '' : 'partial'} ${isSameSpeaker ? 'same' : ''}`} id=${lineId(segment.id)}>

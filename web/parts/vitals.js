@@ -2,6 +2,7 @@
 
 import { html } from '../html.js';
 import { EmotionWord } from './emotion.js';
+import { Share, VoiceRow } from './voice.js';
 import { Sparkline } from './sparkline.js';
 import { TONES, clock } from '../text.js';
 import { isFlagged, latestMood, talkShare } from '../state/call.js';
@@ -10,7 +11,6 @@ import { now } from '../clock.js';
 import { assistant, whyNoEmotion } from '../session.js';
 
 const LEVELS = { slow: ['▼', 'slow'], normal: ['', ''], fast: ['▲', 'fast'] };
-const SHARE_WIDTH = 56;
 
 /** @param {{live: import('../state/live.js').LiveCall, isReadOnly: boolean, hands: any}} props */
 export function Vitals({ live, isReadOnly, hands }) {
@@ -39,12 +39,13 @@ export function Vitals({ live, isReadOnly, hands }) {
       <${Rate} who="customer" rate=${call.rates.customer} />
       <span class="faint" title="words per minute of speaking time">wpm</span>
     </div>`}
-    ${opened?.channel !== 'chat' && html`<${Share} share=${talkShare(call)} isReadOnly=${isReadOnly} />`}
+    ${opened?.channel !== 'chat' && !call.voice && html`<${Share} share=${talkShare(call)} agent=${isReadOnly ? 'agent' : 'you'} />`}
     <div class="vital tools">
       ${isFlagged(call) && html`<span class="badge tone-warn">⚑ flagged</span>`}
       ${!isReadOnly && !call.closed && html`<button class="small" onClick=${() => hands.askForHelp(true)} title="Ask a supervisor for help" aria-label="Ask a supervisor for help">⚑ <span class="help-word">help <kbd>F</kbd></span></button>`}
       <button class="quiet small" onClick=${() => hands.help(true)} aria-label="All keys"><kbd>?</kbd></button>
     </div>
+    <${VoiceRow} live=${live} isReadOnly=${isReadOnly} />
   </header>`;
 }
 
@@ -67,14 +68,4 @@ function Rate({ who, rate }) {
   const detail = `${rate.articulation_rate?.toFixed(1)} syllables/s; whole call ${Math.round(rate.call_words_per_minute ?? rate.words_per_minute)} wpm`;
   return html`<span class="rate" title=${detail}>${who} <span class="number">${Math.round(rate.words_per_minute)}</span>${arrow && html`
     <span class=${`level ${rate.level}`}>${arrow} ${word}</span>`}</span>`;
-}
-
-function Share({ share, isReadOnly }) {
-  if (!share) return null;
-  const agent = (SHARE_WIDTH * share.agent) / 100;
-  return html`<div class="vital share" title=${`${isReadOnly ? 'Agent' : 'You'} ${share.agent} %, customer ${share.customer} % of the speaking time`}>
-    <span class="faint">talk</span>
-    <svg viewBox="0 0 ${SHARE_WIDTH} 8" width=${SHARE_WIDTH} height="8" aria-hidden="true">
-      <rect width=${Math.max(0, agent - 1)} height="8" rx="2" class="agent" /><rect x=${agent + 1} width=${Math.max(0, SHARE_WIDTH - agent - 1)} height="8" rx="2" class="customer" /></svg>
-    <span class="number">${share.agent}:${share.customer}</span></div>`;
 }

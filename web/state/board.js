@@ -1,5 +1,7 @@
 // All open calls as the supervisors' stream tells them, and who needs somebody first. Pure.
 
+import { hear, silenceMs } from './voice.js';
+
 /**
  * @typedef {object} BoardCall
  * @property {string} call
@@ -19,6 +21,7 @@
  * @property {string|null} flag what the agent wants of a supervisor
  * @property {boolean} isNoted a supervisor has whispered
  * @property {string|null} draft state of the newest draft
+ * @property {import('./voice.js').Voice|null} voice what its audio tells; null for a call that is fed with text
  */
 /**
  * @typedef {object} BoardState
@@ -76,7 +79,7 @@ function list(state, { calls: rows, isAll, isComplete = false, askedAt = 0, now 
 function blank(call, now) {
   return {
     call, seq: 0, addedAt: now, agent: '', channel: 'voice', knowledge: [], openedAt: 0, heardAt: 0, last: null, mood: null,
-    valences: [], alerts: [], alertCount: 0, flag: null, isNoted: false, draft: null,
+    valences: [], alerts: [], alertCount: 0, flag: null, isNoted: false, draft: null, voice: null,
   };
 }
 
@@ -117,11 +120,11 @@ function receive(state, envelope, lagMs, now) {
   }
   if (state.closed.includes(id)) return { ...state, lags };
   const before = state.calls[id] ?? blank(id, now);
-  const call = { ...folded(before, envelope, at), seq: Math.max(before.seq, envelope.seq ?? 0) };
+  const call = { ...folded(before, envelope, at, now), seq: Math.max(before.seq, envelope.seq ?? 0) };
   return { ...state, lags, calls: { ...state.calls, [id]: call } };
 }
 
-function folded(call, event, at) {
+function folded(call, event, at, now) {
   switch (event.type) {
     case 'call_opened':
       return { ...call, agent: event.agent, customer: event.customer, channel: event.channel, knowledge: event.knowledge ?? [], openedAt: call.openedAt || at, heardAt: at };
@@ -143,6 +146,8 @@ function folded(call, event, at) {
       return { ...call, isNoted: true };
     case 'draft':
       return { ...call, draft: event.state };
+    case 'voice':
+      return { ...call, voice: hear(call.voice, { ...event, heard_at: now }) };
     default:
       return call;
   }
@@ -169,9 +174,13 @@ export function need(call, now) {
   return points;
 }
 
-/** Returns how long nobody has spoken, in milliseconds, once that is worth a word. @param {BoardCall} call @param {number} now */
+/**
+ * Returns how long nobody has spoken, in milliseconds, once that is worth a word: as measured from
+ * the audio, without that since the last words.
+ * @param {BoardCall} call @param {number} now
+ */
 export function silence(call, now) {
-  const quiet = call.heardAt ? now - call.heardAt : 0;
+  const quiet = call.voice?.is_live ? silenceMs(call.voice, now) : call.heardAt ? now - call.heardAt : 0;
   return quiet > SILENCE_AFTER_MS ? quiet : 0;
 }
 

@@ -1,6 +1,7 @@
 // A call as its events tell it: the fold. "Partial replaces, final stays": a segment being
 // recognised and a draft being denoised follow the same rule. Pure; no clock, no network, no page.
 
+import { hear } from './voice.js';
 import { tick } from './checklist.js';
 
 /** @typedef {{id: string, speaker: 'customer'|'agent', text: string, start_ms: number, end_ms: number, final: boolean}} Segment */
@@ -34,6 +35,7 @@ import { tick } from './checklist.js';
  * @property {Record<string, Mark[]>} marks by segment
  * @property {Mood[]} moods oldest first
  * @property {Record<string, any>} rates by speaker
+ * @property {import('./voice.js').Voice|null} voice what its audio tells; null for a call that is fed with text
  * @property {{kind: string, severity: string, message: string, segment?: string, at: string, seq: number}[]} alerts
  * @property {{from: string, text: string, at: string, seq: number}[]} notes
  * @property {Card[]} cards in the order they first came
@@ -46,8 +48,8 @@ import { tick } from './checklist.js';
 /** Returns a call of which nothing is known yet. @param {string} call @returns {CallState} */
 export function emptyCall(call) {
   return {
-    call, seq: 0, opened: null, segments: [], ticks: {}, marks: {}, moods: [], rates: {}, alerts: [], notes: [],
-    cards: [], rounds: 0, drafts: [], summary: null, closed: null,
+    call, seq: 0, opened: null, segments: [], ticks: {}, marks: {}, moods: [], rates: {}, voice: null,
+    alerts: [], notes: [], cards: [], rounds: 0, drafts: [], summary: null, closed: null,
   };
 }
 
@@ -74,11 +76,13 @@ function fold(state, event) {
       return { ...state, opened: { agent, customer, channel, language, knowledge: knowledge ?? [], at } };
     }
     case 'segment':
-      return { ...state, segments: placeSegment(state.segments, event), ticks: tick(state.ticks, event) };
+      return hearSegment(state, event);
     case 'emotion':
       return event.speaker === 'customer' ? { ...state, moods: placeMood(state, event) } : state;
     case 'speech_rate':
       return { ...state, rates: { ...state.rates, [event.speaker]: event } };
+    case 'voice':
+      return { ...state, voice: hear(state.voice, event) };
     case 'sensitive': {
       const before = state.marks[event.segment] ?? [];
       const marks = [...before.filter((mark) => mark.start !== event.start || mark.category !== event.category), event]
@@ -112,15 +116,46 @@ function fold(state, event) {
   }
 }
 
-/** A partial never replaces a final. @param {Segment[]} segments @param {any} event */
-function placeSegment(segments, event) {
+/**
+ * A final segment that comes again was revised: what was read from its old words, or from the wrong
+ * speaker, goes.
+ * @param {CallState} state @param {any} event @returns {CallState}
+ */
+function hearSegment(state, event) {
+  const { id, speaker, text } = event;
+  const before = state.segments.find((other) => other.id === id);
+  const segments = placeSegment(state.segments, event);
+  if (segments === state.segments) return state;
+  let { ticks, marks, moods } = state;
+  if (before?.final && before.text !== text) {
+    marks = { ...marks };
+    delete marks[id];
+  }
+  if (before?.final && before.speaker !== speaker) {
+    moods = moods.filter((mood) => mood.segment !== id);
+    ticks = Object.fromEntries(Object.entries(ticks).filter(([, ticked]) => ticked.segment !== id));
+    ticks = segments.reduce(tick, ticks);
+  }
+  return { ...state, segments, marks, moods, ticks: tick(ticks, event) };
+}
+
+/**
+ * A partial never replaces a final, and goes when it comes to nothing. One that came to nothing
+ * unsaid goes with the speaker's next final: people finish their turns in order.
+ * @param {Segment[]} known @param {any} event
+ */
+function placeSegment(known, event) {
   const { id, speaker, text, start_ms, end_ms } = event;
   const segment = { id, speaker, text, start_ms, end_ms, final: event.final };
+  const isDead = (other) => !other.final && other.id !== id && other.speaker === speaker && other.end_ms <= start_ms;
+  const segments = segment.final && known.some(isDead) ? known.filter((other) => !isDead(other)) : known;
   const at = segments.findIndex((other) => other.id === id);
+  const isNothing = !segment.final && text.trim() === '';
   if (at >= 0) {
     if (segments[at].final && !segment.final) return segments;
-    return segments.with(at, segment);
+    return isNothing ? segments.toSpliced(at, 1) : segments.with(at, segment);
   }
+  if (isNothing) return segments;
   let place = segments.length;
   while (place > 0 && segments[place - 1].start_ms > start_ms) place -= 1;
   return segments.toSpliced(place, 0, segment);
@@ -193,16 +228,39 @@ export function lastSpokenMs(state) {
   return state.segments.reduce((last, segment) => Math.max(last, segment.end_ms), 0);
 }
 
-/** Returns each speaker's share of the speaking time in percent, or null before anybody spoke. @param {CallState} state */
+/**
+ * Returns each speaker's share of the speaking time in percent, or null before anybody spoke: as
+ * measured from the audio, without that by the times of the segments.
+ * @param {CallState} state
+ */
 export function talkShare(state) {
-  const spoken = { agent: 0, customer: 0 };
-  for (const segment of state.segments) {
-    if (segment.final) spoken[segment.speaker] += Math.max(0, segment.end_ms - segment.start_ms);
-  }
+  const spoken = state.voice ? { agent: state.voice.agent_ms, customer: state.voice.customer_ms } : segmentTimes(state.segments);
   const total = spoken.agent + spoken.customer;
   if (total === 0) return null;
   const agent = Math.round((100 * spoken.agent) / total);
   return { agent, customer: 100 - agent };
+}
+
+/** @param {Segment[]} segments */
+function segmentTimes(segments) {
+  const spoken = { agent: 0, customer: 0 };
+  for (const segment of segments) {
+    if (segment.final) spoken[segment.speaker] += Math.max(0, segment.end_ms - segment.start_ms);
+  }
+  return spoken;
+}
+
+// Alerts of the audio that the page does not show by itself.
+const LINE_ALERTS = ['interruption', 'raised_voice', 'carrier'];
+
+/**
+ * Returns the newest alert of the line that no line of the transcript shows, if it was raised within `within_ms`.
+ * @param {CallState} state @param {number} now @param {number} within_ms
+ */
+export function lineAlert(state, now, within_ms) {
+  const alert = state.alerts.findLast((other) => LINE_ALERTS.includes(other.kind)
+    && !state.segments.some((segment) => segment.id === other.segment));
+  return alert && now - new Date(alert.at).getTime() < within_ms ? alert : null;
 }
 
 /** Returns whether the agent has asked for the supervisor. @param {CallState} state */

@@ -44,7 +44,10 @@ export function watchCall(id, startedAt = null) {
         break;
       }
       const before = latestDraft(state);
+      const wasOnHold = state.voice?.on_hold ?? false;
       state = receive(state, envelope);
+      const isOnHold = state.voice?.on_hold ?? false;
+      if (isOnHold !== wasOnHold && envelope.tentative) say(isOnHold ? 'The call is on hold' : 'The call goes on');
       const draft = latestDraft(state);
       if (draft === before) continue;
       if (isRecent(envelope)) pace.push(draft);
@@ -67,7 +70,8 @@ export function watchCall(id, startedAt = null) {
         if (Date.now() - lag > link.value.since) lags.value = [...lags.value, Math.max(0, lag)].slice(-LAGS_KEPT);
         announce(envelope);
       }
-      take(envelope);
+      // What goes on between two of them is counted from here.
+      take(envelope.type === 'voice' && envelope.tentative ? { ...envelope, heard_at: Date.now() } : envelope);
     },
   });
 

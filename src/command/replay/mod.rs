@@ -1,12 +1,14 @@
 //! `chatdlm replay`: recorded calls streamed into a server, one by one or hundreds at once.
 //!
 //! [`script`] plans what is sent and when, [`call`] sends it as a telephony system would,
-//! [`watcher`] sees what comes of it as a supervisor's browser would, [`figures`] adds up.
+//! [`watcher`] sees what comes of it as a supervisor's browser would, [`figures`] adds up. Recordings are
+//! [`voice`]'s.
 
 pub mod call;
 pub mod figures;
 pub mod script;
 pub mod socket;
+pub mod voice;
 pub mod watcher;
 
 use std::path::PathBuf;
@@ -27,6 +29,7 @@ use crate::command::replay::figures::count;
 use crate::command::replay::figures::value;
 use crate::command::replay::script::Script;
 use crate::command::replay::socket::Server;
+use crate::command::replay::voice::VoiceArgs;
 use crate::corpus::dialogue;
 use crate::corpus::dialogue::Dialogue;
 use crate::event::CALL_ID_MAX_BYTES;
@@ -48,7 +51,7 @@ Latencies count from the sending of a final segment. For more than 400 calls rai
 #[derive(Debug, clap::Args)]
 #[command(after_help = HOW)]
 pub struct Args {
-    /// Files of dialogues (.jsonl, .jsonl.zst).
+    /// Files of dialogues (.jsonl, .jsonl.zst), or with --carrier recordings (.wav).
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// The server.
@@ -81,6 +84,8 @@ pub struct Args {
     /// Plays everything as voice or as chat.
     #[arg(long, value_name = "CHANNEL", value_parser = channel)]
     channel: Option<Channel>,
+    #[command(flatten)]
+    voice: VoiceArgs,
     /// Prints the figures as one JSON object.
     #[arg(long)]
     json: bool,
@@ -105,6 +110,12 @@ fn channel(text: &str) -> Result<Channel, String> {
 /// # Errors
 /// One line that names what is wrong and what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(carrier) = args.voice.carrier {
+        return voice::run(&args, carrier);
+    }
+    if let Some(wav) = args.files.iter().find(|file| file.extension().is_some_and(|kind| kind == "wav")) {
+        anyhow::bail!("{} is a recording: say which carrier sends it with --carrier", wav.display());
+    }
     let dialogues = read(&args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("replay").enable_all().build()?;
     let figures = runtime.block_on(replay(&args, dialogues))?;

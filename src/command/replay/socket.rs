@@ -16,8 +16,8 @@ use tokio_tungstenite::connect_async_with_config;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderName;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 /// How long a server may take to accept a connection.
@@ -107,7 +107,16 @@ impl FromStr for Server {
     }
 }
 
-/// One open connection that speaks JSON in text frames.
+/// A message as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// A text message.
+    Text(String),
+    /// A binary message.
+    Binary(Vec<u8>),
+}
+
+/// One open connection.
 pub struct Socket {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
@@ -118,11 +127,31 @@ impl Server {
     /// # Errors
     /// All but [`SocketError::Closed`] and [`SocketError::Dropped`].
     pub async fn connect(&self, path: &str, key: &str) -> Result<Socket, SocketError> {
+        self.connect_with(path, &[("Authorization", format!("Bearer {key}"))]).await
+    }
+
+    /// Returns `HOST:PORT`.
+    pub fn authority(&self) -> &str {
+        self.address.split('/').next().unwrap_or_default()
+    }
+
+    /// Opens a WebSocket at `path` with these headers.
+    ///
+    /// # Errors
+    /// As [`Server::connect`].
+    pub async fn connect_with(
+        &self,
+        path: &str,
+        headers: &[(&'static str, String)],
+    ) -> Result<Socket, SocketError> {
         let bad_address = || SocketError::Address(format!("http://{}", self.address));
         let mut request =
             format!("ws://{}{path}", self.address).into_client_request().map_err(|_| bad_address())?;
-        let bearer = HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| SocketError::Key)?;
-        request.headers_mut().insert(AUTHORIZATION, bearer);
+        for (name, value) in headers {
+            let name = HeaderName::try_from(*name).map_err(|_| bad_address())?;
+            let value = HeaderValue::from_str(value).map_err(|_| SocketError::Key)?;
+            request.headers_mut().insert(name, value);
+        }
         let config = WebSocketConfig::default().read_buffer_size(BUFFER_BYTES).write_buffer_size(0);
         let connecting = connect_async_with_config(request, Some(config), true);
         match timeout(CONNECT, connecting).await {
@@ -177,7 +206,24 @@ impl Socket {
     /// [`SocketError::Dropped`].
     pub async fn send(&mut self, message: &impl Serialize) -> Result<(), SocketError> {
         let text = serde_json::to_string(message).map_err(|error| SocketError::Dropped(error.to_string()))?;
+        self.send_text(text).await
+    }
+
+    /// Sends a text as it is.
+    ///
+    /// # Errors
+    /// [`SocketError::Dropped`].
+    pub async fn send_text(&mut self, text: String) -> Result<(), SocketError> {
         self.stream.send(Message::text(text)).await.map_err(|error| SocketError::Dropped(error.to_string()))
+    }
+
+    /// Sends bytes.
+    ///
+    /// # Errors
+    /// [`SocketError::Dropped`].
+    pub async fn send_binary(&mut self, bytes: Vec<u8>) -> Result<(), SocketError> {
+        let message = Message::binary(bytes);
+        self.stream.send(message).await.map_err(|error| SocketError::Dropped(error.to_string()))
     }
 
     /// Receives the next message; nothing when the server closed the connection in good order.
@@ -189,13 +235,31 @@ impl Socket {
     /// Safe: no message is lost.
     pub async fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>, SocketError> {
         loop {
-            match self.stream.next().await {
-                Some(Ok(Message::Text(text))) => {
+            match self.hear().await? {
+                Some(Heard::Text(text)) => {
                     let message = serde_json::from_str(&text);
                     return message.map(Some).map_err(|error| {
                         SocketError::Dropped(format!("the server sent what cannot be read: {error}"))
                     });
                 }
+                Some(Heard::Binary(_)) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Receives the next message as it is; nothing when the server closed the connection in good order.
+    ///
+    /// # Errors
+    /// [`SocketError::Dropped`] and [`SocketError::Closed`].
+    ///
+    /// # Cancellation
+    /// Safe: no message is lost.
+    pub async fn hear(&mut self) -> Result<Option<Heard>, SocketError> {
+        loop {
+            match self.stream.next().await {
+                Some(Ok(Message::Text(text))) => return Ok(Some(Heard::Text(text.to_string()))),
+                Some(Ok(Message::Binary(bytes))) => return Ok(Some(Heard::Binary(bytes.to_vec()))),
                 Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) != 1000 => {
                     let (code, reason) = (u16::from(frame.code), frame.reason.to_string());
                     return Err(SocketError::Closed { code, reason });
