@@ -142,6 +142,8 @@ pub struct Voice {
     pub agent_interruptions: u32,
     /// How long the call was on hold.
     pub hold_ms: u64,
+    /// How much of the call was heard.
+    pub heard_ms: u64,
     /// How far recognition is behind what was heard.
     pub lag_ms: u64,
     /// Whether somebody makes words of the audio.

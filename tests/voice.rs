@@ -85,7 +85,8 @@ async fn replay(app: &App, file: &Path, carrier: &str, key: &str, more: &[&str])
         .stdin(Stdio::null());
     let running = tokio::task::spawn_blocking(move || command.output());
     let output = running.await.unwrap().unwrap();
-    let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let (stdout, stderr) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(output.status.success(), "{carrier}: {stdout}{stderr}");
     serde_json::from_str(&stdout).unwrap()
 }
@@ -110,7 +111,7 @@ fn of<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
 async fn a_recording_over_every_carrier_becomes_words_of_both_speakers() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("words.bin");
-    ggml::random::write_saying(&model, &WORDS).unwrap();
+    ggml::saying::write_saying(&model, &WORDS).unwrap();
     let file = recording(folder.path());
     let app = common::start(&folder.path().join("data"), config(Some(&model))).await;
     let key = common::ingest_key(&app).await;
@@ -131,7 +132,8 @@ async fn a_recording_over_every_carrier_becomes_words_of_both_speakers() {
         let events = events(&app, &call).await;
         let segments = of(&events, "segment");
         for speaker in ["customer", "agent"] {
-            let said: Vec<&&Value> = segments.iter().filter(|segment| segment["speaker"] == speaker).collect();
+            let said: Vec<&&Value> =
+                segments.iter().filter(|segment| segment["speaker"] == speaker).collect();
             assert!(!said.is_empty(), "{carrier}: nothing of the {speaker} in {segments:?}");
             assert!(said.iter().all(|segment| segment["text"] == WORDS.join(" ")), "{carrier}: {said:?}");
         }
@@ -190,7 +192,9 @@ async fn only_signed_requests_and_known_keys_come_in() {
             other => panic!("{path} with {name}: {other:?}"),
         }
     }
-    for path in [format!("/v1/carriers/lca?authorization=Bearer%20{key}"), format!("/v1/carriers/telnyx?key={key}")] {
+    for path in
+        [format!("/v1/carriers/lca?authorization=Bearer%20{key}"), format!("/v1/carriers/telnyx?key={key}")]
+    {
         Client::connect(app.address, &path, ("x-other", "nothing")).await;
     }
     app.stop().await.unwrap();

@@ -330,7 +330,8 @@ impl Actor {
         self.feeder = Some(Feeder { id: self.feeders, detached });
         let resume_after = self.state.as_ref().map_or(0, |state| state.record.resume_after);
         let duration_ms = self.state.as_ref().map_or(0, |state| state.record.duration_ms);
-        let known = self.state.iter().flat_map(|state| &state.segments).map(|known| known.id.clone()).collect();
+        let known =
+            self.state.iter().flat_map(|state| &state.segments).map(|known| known.id.clone()).collect();
         let voice = self.state.as_ref().map_or_else(Voice::default, |state| state.voice.clone());
         let feeder = self.feeders;
         let attached = Attached { resume_after, duration_ms, voice, known, feeder, detached: cut_off };

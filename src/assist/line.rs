@@ -49,8 +49,8 @@ use crate::speech::listener::Sensed;
 use crate::speech::listener::Turn;
 use crate::speech::talk::Noted;
 use crate::speech::talk::index;
-use crate::speech::whisper::Recogniser;
 use crate::speech::whisper::Recognised;
+use crate::speech::whisper::Recogniser;
 use crate::speech::whisper::Request;
 use crate::telephony::AudioFormat;
 use crate::telephony::Channels;
@@ -270,7 +270,9 @@ impl Line {
             Progress::Words(turn, recognised) => self.say(turn, recognised).await,
             Progress::WordsSoFar(turn, recognised) => self.show(&turn, recognised),
             Progress::Logged(Ok(())) => {}
-            Progress::Logged(Err(refusal @ (Refusal::TakenOver | Refusal::NotDurable | Refusal::Stopping)))
+            Progress::Logged(Err(
+                refusal @ (Refusal::TakenOver | Refusal::NotDurable | Refusal::Stopping),
+            ))
             | Progress::CutOff(refusal) => return Some(Tidings::CutOff(refusal)),
             Progress::Logged(Err(refusal)) => {
                 tracing::warn!(%refusal, "a segment of a carrier was refused");
@@ -297,7 +299,7 @@ impl Line {
             // A call that cannot be closed now is closed by the log's next reader.
             let _ = open.feed.end(reason).await.await;
             while let Some(news) = open.news.as_mut().and_then(|news| news.try_recv().ok()) {
-                tidings.extend(news_of(&news, &self.words));
+                tidings.extend(news_of(&news, &self.words, open.offset_ms));
             }
         }
         self.open = None;
@@ -562,22 +564,36 @@ impl Line {
             customer_interruptions: before.customer_interruptions + meter.interruptions[0],
             agent_interruptions: before.agent_interruptions + meter.interruptions[1],
             hold_ms: before.hold_ms + meter.hold_ms,
+            heard_ms: self.open.as_ref().map_or(0, |open| open.offset_ms) + self.listener.now_ms(),
             lag_ms: self.lag().as_millis() as u64,
             recognised: self.speech.recogniser.is_some(),
         }
     }
 
     fn news(&self, published: &Published) -> Option<Tidings> {
-        news_of(published, &self.words)
+        news_of(published, &self.words, self.open.as_ref()?.offset_ms)
     }
 }
 
-/// Returns what the carrier may be told of something that the call published.
-fn news_of(published: &Published, words: &VecDeque<(String, String, Vec<Word>)>) -> Option<Tidings> {
+/// Returns what the carrier may be told of something that the call published; its times are those of the
+/// connection, which began at `offset_ms` of the call.
+fn news_of(
+    published: &Published,
+    words: &VecDeque<(String, String, Vec<Word>)>,
+    offset_ms: u64,
+) -> Option<Tidings> {
+    let since = |ms: u64| ms.saturating_sub(offset_ms);
     match &published.envelope.event {
         Event::Segment(segment) => {
             let known = words.iter().find(|(id, text, _)| *id == segment.id && *text == segment.text);
-            Some(Tidings::Segment(segment.clone(), known.map(|(_, _, words)| words.clone())))
+            let word = |word: &Word| Word {
+                text: word.text.clone(),
+                start_ms: since(word.start_ms),
+                end_ms: since(word.end_ms),
+            };
+            let words = known.map(|(_, _, words)| words.iter().map(word).collect());
+            let (start_ms, end_ms) = (since(segment.start_ms), since(segment.end_ms));
+            Some(Tidings::Segment(Segment { start_ms, end_ms, ..segment.clone() }, words))
         }
         Event::Cards { cards, .. } => Some(Tidings::Cards(cards.clone())),
         _ => None,
@@ -602,6 +618,7 @@ fn segment(id: String, turn: &Turn, text: String, is_final: bool) -> Segment {
 fn call_name(name: &str) -> Result<CallId, Refusal> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || ".-_:".contains(c);
     let name: String = name.chars().map(|c| if is_allowed(c) { c } else { '-' }).take(128).collect();
-    let refused = |error: crate::event::CallIdError| Refusal::InvalidField { field: "call", why: error.to_string() };
+    let refused =
+        |error: crate::event::CallIdError| Refusal::InvalidField { field: "call", why: error.to_string() };
     name.parse().map_err(refused)
 }

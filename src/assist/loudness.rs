@@ -27,7 +27,9 @@ impl Loudness {
     /// Hears a turn that is over and returns whether people should know how it sounded.
     pub fn is_raised(&mut self, turn: &Turn) -> bool {
         let prosody = &turn.prosody;
-        let Some(hertz) = prosody.pitch_hz.filter(|_| prosody.spoken_ms >= SPOKEN_MIN_MS) else { return false };
+        let Some(hertz) = prosody.pitch_hz.filter(|_| prosody.spoken_ms >= SPOKEN_MIN_MS) else {
+            return false;
+        };
         if turn.speaker != Speaker::Customer {
             return false;
         }

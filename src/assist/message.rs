@@ -137,9 +137,6 @@ pub(super) fn refuse(message: Message, refusal: &Refusal) {
         Message::Attach { reply, .. } => send(reply, Err(refusal.clone())),
         Message::Say { reply, .. } | Message::End { reply, .. } => send(reply, Err(refusal.clone())),
         Message::Act { reply, .. } => send(reply, Err(refusal.clone())),
-        Message::Partial { .. }
-        | Message::Sense { .. }
-        | Message::Revise { .. }
-        | Message::CloseIfLost => {}
+        Message::Partial { .. } | Message::Sense { .. } | Message::Revise { .. } | Message::CloseIfLost => {}
     }
 }

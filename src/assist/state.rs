@@ -80,12 +80,10 @@ impl CallState {
             self.record.resume_after = self.record.resume_after.max(seq);
         }
         match &envelope.event {
-            Event::Segment(segment) => {
-                match self.segments.iter_mut().find(|known| known.id == segment.id) {
-                    Some(known) => known.clone_from(segment),
-                    None => push_bounded(&mut self.segments, segment.clone(), SEGMENTS_KEPT),
-                }
-            }
+            Event::Segment(segment) => match self.segments.iter_mut().find(|known| known.id == segment.id) {
+                Some(known) => known.clone_from(segment),
+                None => push_bounded(&mut self.segments, segment.clone(), SEGMENTS_KEPT),
+            },
             Event::Voice(voice) => self.voice.clone_from(voice),
             Event::Cards { cards, .. } => {
                 for card in cards {

@@ -58,8 +58,7 @@ impl Bus {
             Event::Segment(_) => false,
             _ => !envelope.tentative,
         };
-        let is_for_tenant = is_for_tenant
-            && topics.tenants.contains_key(&key.tenant);
+        let is_for_tenant = is_for_tenant && topics.tenants.contains_key(&key.tenant);
         if !is_for_tenant && !topics.calls.contains_key(key) {
             return;
         }

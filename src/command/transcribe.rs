@@ -77,11 +77,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let lines = runtime.block_on(recognised(turns, recogniser.as_ref(), &args.language));
     let failed = lines.iter().filter(|line| line.words.is_none()).count();
-    print!("{}", match (args.json, args.vtt) {
-        (true, _) => format!("{}\n", json_of(&lines, &listener)),
-        (_, true) => vtt_of(&lines),
-        _ => text_of(&lines),
-    });
+    print!(
+        "{}",
+        match (args.json, args.vtt) {
+            (true, _) => format!("{}\n", json_of(&lines, &listener)),
+            (_, true) => vtt_of(&lines),
+            _ => text_of(&lines),
+        }
+    );
     anyhow::ensure!(failed == 0, "{failed} turns were not recognised; the log says why");
     Ok(())
 }
@@ -224,21 +227,27 @@ mod tests {
     use crate::event::Prosody;
 
     fn line(speaker: Speaker, start_ms: u64, text: &str) -> Line {
-        let prosody = Prosody { energy_db: -20.0, pitch_hz: None, pitch_range: 0.0, pauses: 0, spoken_ms: 500 };
-        let turn = Turn { number: 1, speaker, start_ms, end_ms: start_ms + 1_500, prosody, samples: Vec::new() };
+        let prosody =
+            Prosody { energy_db: -20.0, pitch_hz: None, pitch_range: 0.0, pauses: 0, spoken_ms: 500 };
+        let turn =
+            Turn { number: 1, speaker, start_ms, end_ms: start_ms + 1_500, prosody, samples: Vec::new() };
         let word = |text: &str| (Word { text: text.to_owned(), start_ms, end_ms: start_ms + 10 }, 0.5);
         Line { turn, words: Some(text.split(' ').filter(|word| !word.is_empty()).map(word).collect()) }
     }
 
     #[test]
     fn every_form_has_times_speakers_and_words() {
-        let lines = [line(Speaker::Customer, 3_723_004, "Is 3 < 4 & so?"), line(Speaker::Agent, 3_725_000, "")];
+        let lines =
+            [line(Speaker::Customer, 3_723_004, "Is 3 < 4 & so?"), line(Speaker::Agent, 3_725_000, "")];
         assert_eq!(
             text_of(&lines),
             "01:02:03.004 - 01:02:04.504  customer  Is 3 < 4 & so?\n01:02:05.000 - 01:02:06.500  agent\n"
         );
         let vtt = vtt_of(&lines);
-        assert!(vtt.starts_with("WEBVTT\n\n01:02:03.004 --> 01:02:04.504\n<v customer>Is 3 &lt; 4 &amp; so?\n"), "{vtt}");
+        assert!(
+            vtt.starts_with("WEBVTT\n\n01:02:03.004 --> 01:02:04.504\n<v customer>Is 3 &lt; 4 &amp; so?\n"),
+            "{vtt}"
+        );
         let json = json_of(&lines, &listener(false));
         assert_eq!(json["turns"][0]["words"][1]["text"], "3");
         assert_eq!(json["turns"][1]["speaker"], "agent");

@@ -13,6 +13,7 @@ use crate::assist::counters::BOUNDS_MS;
 use crate::assist::counters::Histogram;
 use crate::completion::Completer;
 use crate::server::auth::Supervisor;
+use crate::speech::whisper::Load;
 use crate::store::identity::Identity;
 
 /// Says that the process is up.
@@ -97,10 +98,16 @@ pub(super) async fn metrics(
         total(&mut text, "engine_reused_tokens_total", help, &load.reused_tokens);
         total(&mut text, "engine_tokens_total", "Tokens unmasked.", &load.tokens);
     }
-    let totals: [(&str, &str, &AtomicU64); 11] = [
+    gauge(&mut text, "lines", "Carriers' connections that are open.", counters.lines.load(Relaxed));
+    if let Some(recogniser) = &parts.speech.recogniser {
+        speech(&mut text, &recogniser.load_now());
+    }
+    let totals: [(&str, &str, &AtomicU64); 13] = [
         ("calls_opened_total", "Calls opened.", &counters.calls_opened),
         ("calls_closed_total", "Calls closed by their sender.", &counters.calls_closed),
         ("calls_interrupted_total", "Calls whose sender did not come back.", &counters.calls_interrupted),
+        ("lines_opened_total", "Carriers' connections since the start.", &counters.lines_opened),
+        ("wire_errors_total", "Messages of carriers that broke their rules.", &counters.wire_errors),
         ("segments_total", "Final segments logged.", &counters.segments),
         ("segments_repeated_total", "Segments repeated, changing nothing.", &counters.segments_repeated),
         ("refused_total", "Messages refused by name.", &counters.refused),
@@ -116,6 +123,21 @@ pub(super) async fn metrics(
     let help = "From a final segment's arrival to its acknowledgement.";
     histogram(&mut text, "ack_seconds", help, &counters.acknowledged);
     HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text)
+}
+
+fn speech(text: &mut String, load: &Load) {
+    gauge(text, "speech_turns_waiting", "Turns that wait for their words.", load.waiting);
+    gauge(text, "speech_seconds_waiting", "Seconds of speech that wait.", load.waiting_s as usize);
+    gauge(text, "speech_lag_seconds", "How long the oldest turn has waited.", load.oldest.as_secs() as usize);
+    let totals = [
+        ("speech_turns_total", "Turns recognised.", load.done),
+        ("speech_partials_shed_total", "Partial texts not made, for want of time.", load.shed),
+        ("speech_turns_refused_total", "Turns not recognised: too much waited.", load.refused),
+    ];
+    for (name, help, total) in totals {
+        head(text, name, help, "counter");
+        line(text, format_args!("chatdlm_{name} {total}"));
+    }
 }
 
 fn completions(text: &mut String, completer: &Completer) {

@@ -4,6 +4,7 @@
 //! [`inspect`] lets through, it loads. The weights themselves are not read. [`random`] writes such files.
 
 pub mod random;
+pub mod saying;
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -34,7 +34,8 @@ pub fn cut_repeats(words: &mut Vec<SureWord>) {
     for end in 1..=folded.len() {
         for run in 1..=RUN.min(end / (REPEATS + 1)) {
             let last = &folded[end - run..end];
-            let is_repeat = (1..=REPEATS).all(|back| &folded[end - (back + 1) * run..end - back * run] == last);
+            let is_repeat =
+                (1..=REPEATS).all(|back| &folded[end - (back + 1) * run..end - back * run] == last);
             if is_repeat {
                 words.truncate(end - REPEATS * run);
                 return;

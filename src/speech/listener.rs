@@ -317,7 +317,8 @@ mod tests {
                 let voice: f32 = (1..24)
                     .map(|h| {
                         let h = h as f32;
-                        let weight = formant(h, 600.0 + 150.0 * (TAU * 2.0 * t).cos()) + 0.5 * formant(h, 1_700.0);
+                        let weight =
+                            formant(h, 600.0 + 150.0 * (TAU * 2.0 * t).cos()) + 0.5 * formant(h, 1_700.0);
                         weight * (TAU * phase * h).sin()
                     })
                     .sum();
@@ -346,7 +347,12 @@ mod tests {
         let turns = finals(&sensed);
         assert!(turns.len() >= 2, "{}", turns.len());
         for turn in &turns {
-            assert_eq!(turn.samples.len() as u64, (turn.end_ms - turn.start_ms) * SAMPLES_A_MS, "{}", turn.number);
+            assert_eq!(
+                turn.samples.len() as u64,
+                (turn.end_ms - turn.start_ms) * SAMPLES_A_MS,
+                "{}",
+                turn.number
+            );
         }
         assert_eq!((turns[0].speaker, turns.last().unwrap().speaker), (Speaker::Customer, Speaker::Agent));
         assert!(turns.last().unwrap().start_ms >= 2_800, "{}", turns.last().unwrap().start_ms);

@@ -45,7 +45,8 @@ pub enum WavError {
 pub fn read(path: &Path) -> Result<(Vec<Vec<i16>>, u32), WavError> {
     let unreadable = |source| WavError::Unreadable { path: path.to_owned(), source };
     let mut reader = hound::WavReader::open(path).map_err(unreadable)?;
-    let hound::WavSpec { channels, sample_rate: rate_hz, bits_per_sample: bits, sample_format } = reader.spec();
+    let hound::WavSpec { channels, sample_rate: rate_hz, bits_per_sample: bits, sample_format } =
+        reader.spec();
     let is_known = matches!(channels, 1 | 2) && (8_000..=48_000).contains(&rate_hz);
     if !is_known || reader.len() > SAMPLES_MAX {
         return Err(WavError::Form { path: path.to_owned(), channels, rate_hz });

@@ -1,7 +1,8 @@
 //! Speech to text: whisper.cpp on threads of its own, one shared model and a state for each thread.
 //!
 //! Requests of all calls wait in one queue. Finals are served first, in the order they came; a partial
-//! is served when no final waits, and a newer one of the same turn replaces it. Overflow rule: partials
+//! is served when no final waits, and a newer one of the same turn replaces it. The encoder sees all of its
+//! 30 seconds only for a final that nobody waits behind: less is several times faster. Overflow rule: partials
 //! are shed first; a final is refused only when [`WAITING_MAX_S`] seconds of speech wait already.
 
 use std::collections::HashMap;
@@ -36,9 +37,9 @@ const WAITING_MAX_S: usize = 900;
 const SAMPLES_MIN: usize = RATE_HZ as usize * 11 / 10;
 /// Positions of the encoder for a second of audio.
 const POSITIONS_A_SECOND: usize = 50;
-/// How much more than its turn the encoder sees of a partial, in seconds, and at least in all.
-const PARTIAL_ROOM_S: usize = 2;
-const PARTIAL_MIN_S: usize = 8;
+/// How much more than its turn the encoder sees when it is to be fast, in seconds, and at least in all.
+const FAST_ROOM_S: usize = 2;
+const FAST_MIN_S: usize = 8;
 
 /// Says why there is no recognition.
 #[derive(Debug, thiserror::Error)]
@@ -224,8 +225,8 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the next job; none when the recogniser is gone.
-    fn next(&self) -> Option<Job> {
+    /// Returns the next job, and whether it has time; none when the recogniser is gone.
+    fn next(&self) -> Option<(Job, bool)> {
         let mut queue = self.queue();
         loop {
             if queue.is_over {
@@ -237,10 +238,10 @@ impl Shared {
                 if !queue.finals.is_empty() {
                     queue.partials.clear();
                 }
-                return Some(job);
+                return Some((job, queue.finals.is_empty()));
             }
             if let Some(job) = queue.partials.pop_front() {
-                return Some(job);
+                return Some((job, false));
             }
             queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
@@ -270,12 +271,12 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
-        while let Some(job) = self.shared.next() {
+        while let Some((job, has_time)) = self.shared.next() {
             if job.answer.is_closed() {
                 continue;
             }
             let started = Instant::now();
-            match self.recognise(&job.request) {
+            match self.recognise(&job.request, has_time) {
                 Ok(words) => {
                     if job.request.is_final {
                         self.shared.queue().done += 1;
@@ -288,14 +289,16 @@ impl Worker {
         }
     }
 
-    fn recognise(&mut self, request: &Request) -> Result<Vec<SureWord>, WhisperError> {
+    fn recognise(&mut self, request: &Request, has_time: bool) -> Result<Vec<SureWord>, WhisperError> {
         let mut samples: Vec<f32> = request.samples.iter().map(|&s| f32::from(s) / 32_768.0).collect();
         let seconds = samples.len().div_ceil(RATE_HZ as usize);
         samples.resize(samples.len().max(SAMPLES_MIN), 0.0);
         let mut parameters = self.parameters(&request.language);
-        if !request.is_final {
-            let seen = (seconds + PARTIAL_ROOM_S).max(PARTIAL_MIN_S) * POSITIONS_A_SECOND;
+        if !has_time {
+            let seen = (seconds + FAST_ROOM_S).max(FAST_MIN_S) * POSITIONS_A_SECOND;
             parameters.set_audio_ctx(seen.min(self.positions) as i32);
+        }
+        if !request.is_final {
             parameters.set_temperature_inc(0.0);
         }
         self.state.full(parameters, &samples)?;
@@ -380,8 +383,12 @@ mod tests {
     #[test]
     fn tokens_become_words_with_times_of_the_call() {
         let token = |text: &str, from: i64, to: i64, p: f32| (text.as_bytes().to_vec(), from, to, p);
-        let tokens =
-            [token(" Good", 0, 20, 0.9), token(" morn", 25, 40, 0.8), token("ing", 40, 60, 0.6), token(",", 60, 900, 1.0)];
+        let tokens = [
+            token(" Good", 0, 20, 0.9),
+            token(" morn", 25, 40, 0.8),
+            token("ing", 40, 60, 0.6),
+            token(",", 60, 900, 1.0),
+        ];
         let words = joined(&tokens, 5_000, 1_000);
         let texts: Vec<&str> = words.iter().map(|word| word.word.text.as_str()).collect();
         assert_eq!(texts, ["Good", "morning,"]);
@@ -396,7 +403,13 @@ mod tests {
     }
 
     fn job(turn: u64, is_final: bool) -> Request {
-        Request { turn: (1, turn), samples: vec![0; 16_000], start_ms: 0, language: "en".to_owned(), is_final }
+        Request {
+            turn: (1, turn),
+            samples: vec![0; 16_000],
+            start_ms: 0,
+            language: "en".to_owned(),
+            is_final,
+        }
     }
 
     /// A recogniser whose threads never work: what waits can be looked at.
@@ -414,15 +427,17 @@ mod tests {
         let _final = recogniser.ask(job(2, true));
         let _shed = recogniser.ask(job(3, false));
         assert_eq!(recogniser.load_now().shed, 2, "no partial while a final waits");
-        let first = recogniser.shared.next().unwrap();
-        assert!(first.request.is_final && first.request.turn == (1, 2));
-        assert!(!recogniser.shared.next().unwrap().request.is_final);
+        let (first, has_time) = recogniser.shared.next().unwrap();
+        assert!(first.request.is_final && first.request.turn == (1, 2) && has_time);
+        let (second, has_time) = recogniser.shared.next().unwrap();
+        assert!(!second.request.is_final && !has_time);
     }
 
     #[test]
     fn a_final_is_refused_only_when_too_much_waits() {
         let recogniser = idle();
-        let asked: Vec<Recognition> = (0..=WAITING_MAX_S as u64).map(|turn| recogniser.ask(job(turn, true))).collect();
+        let asked: Vec<Recognition> =
+            (0..=WAITING_MAX_S as u64).map(|turn| recogniser.ask(job(turn, true))).collect();
         let load = recogniser.load_now();
         assert_eq!((load.waiting, load.refused), (WAITING_MAX_S, 1));
         drop(asked);

@@ -133,6 +133,7 @@ impl CallRecord {
                 self.last_speaker = Some(segment.speaker);
                 self.last_text = Some(segment.text.clone());
             }
+            Event::Voice(voice) => self.duration_ms = self.duration_ms.max(voice.heard_ms),
             Event::Emotion { label, valence, trend, .. } => {
                 self.emotion = Some(EmotionNow { label: *label, valence: *valence, trend: *trend });
                 if self.valences.len() == VALENCES_KEPT {
@@ -157,7 +158,6 @@ impl CallRecord {
                 self.reason = Some(reason.clone());
             }
             Event::CallOpened { .. }
-            | Event::Voice(_)
             | Event::Prosody { .. }
             | Event::SpeechRate { .. }
             | Event::Draft(_)

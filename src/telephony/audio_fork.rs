@@ -247,6 +247,5 @@ fn bounded(metadata: Value) -> Value {
     if bytes > METADATA_MAX_BYTES { json!({ "metadata_bytes": bytes }) } else { metadata }
 }
 
-
 #[cfg(test)]
 mod tests;

@@ -248,6 +248,5 @@ fn quoted(text: &str) -> String {
     text.chars().take(QUOTED_MAX_CHARS).collect()
 }
 
-
 #[cfg(test)]
 mod tests;

@@ -254,6 +254,5 @@ fn text_of(fields: &Map<String, Value>, key: &str) -> Option<String> {
     }
 }
 
-
 #[cfg(test)]
 mod tests;

@@ -5,9 +5,11 @@ mod machine;
 mod peers;
 mod reference;
 mod shapes;
+mod speech;
 mod train;
 
 use crate::command::bench::engine::EngineArgs;
+use crate::command::bench::speech::SpeechArgs;
 use crate::command::bench::train::TrainArgs;
 
 /// Measures speed.
@@ -22,6 +24,8 @@ pub struct Args {
 enum What {
     /// Tokens a second of the engine: prompts first, then denoising.
     Engine(EngineArgs),
+    /// How many calls recognition of speech keeps up with.
+    Speech(SpeechArgs),
     /// Tokens a second of the trainer, and its loss; beside a reference trainer in PyTorch, if it is given.
     Train(TrainArgs),
 }
@@ -33,6 +37,7 @@ enum What {
 pub fn run(args: Args) -> anyhow::Result<()> {
     match args.what {
         What::Engine(args) => engine::run(args),
+        What::Speech(args) => speech::run(&args),
         What::Train(args) => train::run(&args),
     }
 }

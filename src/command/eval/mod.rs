@@ -1,5 +1,6 @@
 //! `chatdlm eval`: one file for each thing that is measured.
 
+mod activity;
 mod code;
 mod fixtures;
 mod knowledge;
@@ -31,6 +32,8 @@ pub enum Eval {
     Fixtures(fixtures::Args),
     /// Measures recall and precision of redaction on labelled calls.
     Redaction(redaction::Args),
+    /// Measures where speech is heard on recordings with marked speech.
+    Activity(activity::Args),
     /// Measures card hit rates on labelled calls and queries.
     Knowledge(knowledge::Args),
     /// Measures denoising passes against their prediction and against a fixed schedule.
@@ -52,6 +55,7 @@ pub fn run(eval: Eval) -> anyhow::Result<()> {
     match eval {
         Eval::Fixtures(args) => fixtures::run(args),
         Eval::Redaction(args) => redaction::run(args),
+        Eval::Activity(args) => activity::run(args),
         Eval::Knowledge(args) => knowledge::run(args),
         Eval::Steps(args) => steps::run(args),
         Eval::Model(args) => model::run(args),

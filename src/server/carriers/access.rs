@@ -96,7 +96,8 @@ pub(super) async fn by_key(request: &HttpRequest, store: &Store) -> Result<Ident
         ApiError::Unauthorized("send Authorization: Bearer KEY, or the key in the query: ?key=KEY".to_owned())
     })?;
     let identity = store.key_identity(&Secret::from(key.as_str())).await?;
-    let identity = identity.ok_or_else(|| ApiError::Unauthorized("the key is unknown or revoked".to_owned()))?;
+    let identity =
+        identity.ok_or_else(|| ApiError::Unauthorized("the key is unknown or revoked".to_owned()))?;
     match identity.role {
         Role::Ingest => Ok(identity),
         role => Err(ApiError::Forbidden(format!("the role {role} may not feed calls"))),

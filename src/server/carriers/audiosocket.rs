@@ -8,7 +8,6 @@ use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 
-use actix_web::HttpRequest;
 use actix_web::HttpResponse;
 use actix_web::web;
 use serde::Deserialize;
@@ -21,13 +20,12 @@ use tokio::sync::Semaphore;
 
 use crate::assist::Calls;
 use crate::event::Speaker;
+use crate::server::auth::Ingest;
 use crate::server::carriers;
 use crate::server::carriers::Shared;
-use crate::server::carriers::access;
 use crate::server::carriers::driver::Connection;
 use crate::server::carriers::driver::Driver;
 use crate::server::error::ApiError;
-use crate::store::Store;
 use crate::telephony::Opening;
 use crate::telephony::audiosocket;
 use crate::telephony::audiosocket::AudioSocket;
@@ -103,12 +101,10 @@ pub(super) struct Announcement {
 
 /// `POST /v1/carriers/audiosocket/calls`: announces a call, and answers with its UUID.
 pub(super) async fn announce(
-    request: HttpRequest,
+    identity: Ingest,
     body: web::Json<Announcement>,
-    store: web::Data<Store>,
     shared: web::Data<Shared>,
 ) -> Result<HttpResponse, ApiError> {
-    let identity = access::by_key(&request, &store).await?;
     let Announcement { uuid, call, agent, customer, language, knowledge, speaker } = body.into_inner();
     let id = match &uuid {
         Some(text) => {
@@ -130,7 +126,7 @@ pub(super) async fn announce(
         metadata: json!({"uuid": text}),
     };
     let since = Instant::now();
-    shared.announced.add(id, Call { tenant: identity.tenant, speaker, opening, since })?;
+    shared.announced.add(id, Call { tenant: identity.tenant.clone(), speaker, opening, since })?;
     Ok(HttpResponse::Created().json(json!({"uuid": text, "call": call, "expires_s": WAITED.as_secs()})))
 }
 

@@ -189,6 +189,7 @@ async fn admit(
         access::twilio(request, &config.twilio, auth).await?;
         return Ok(signed(Box::new(Twilio::new(Dialect::Twilio)), false));
     }
+    let identity = access::by_key(request, store).await?;
     let values = query(request);
     let speaker = values.get("speaker").map(|speaker| speaker_of(speaker)).transpose()?;
     let one = speaker.unwrap_or(Speaker::Customer);
@@ -205,7 +206,6 @@ async fn admit(
             Err(_) => return Err(ApiError::NotFound(format!("carrier {other}"))),
         },
     };
-    let identity = access::by_key(request, store).await?;
     let wants_news = carrier == "audiofork";
     Ok(Admitted { tenant: identity.tenant.clone(), identity: Some(identity), wire, wants_news })
 }

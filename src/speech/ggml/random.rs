@@ -13,6 +13,7 @@ use crate::speech::ggml::ENGLISH_VOCAB;
 use crate::speech::ggml::FREQUENCIES;
 use crate::speech::ggml::MAGIC;
 use crate::speech::ggml::Storage;
+use crate::speech::ggml::Tensor;
 use crate::speech::ggml::WhisperHeader;
 
 /// Samples a second of all Whisper models.
@@ -57,6 +58,22 @@ impl RandomShape {
 /// # Blocking
 /// Up to a second for the larger shape.
 pub fn write_random(path: &Path, shape: &RandomShape, seed: u64) -> io::Result<()> {
+    let mut random = SplitMix { state: seed };
+    write(path, shape, token, |tensor| {
+        // Norms scale by about one, everything else is about zero.
+        let is_norm = tensor.name.ends_with("ln.weight") || tensor.name.ends_with("ln_post.weight");
+        let middle = if is_norm { 1.0 } else { 0.0 };
+        (0..tensor.numbers()).map(|_| middle + random.small()).collect()
+    })
+}
+
+/// Writes a model file with these tokens and weights.
+pub(super) fn write(
+    path: &Path,
+    shape: &RandomShape,
+    token: impl Fn(u32) -> Vec<u8>,
+    mut weights: impl FnMut(&Tensor) -> Vec<f32>,
+) -> io::Result<()> {
     let header = WhisperHeader {
         vocab: shape.vocab,
         audio_ctx: shape.audio_ctx,
@@ -83,18 +100,13 @@ pub fn write_random(path: &Path, shape: &RandomShape, seed: u64) -> io::Result<(
         write_numbers(&mut file, &[u32::try_from(token.len()).map_err(io::Error::other)?])?;
         file.write_all(&token)?;
     }
-    let mut random = SplitMix { state: seed };
     for tensor in header.tensors() {
         let (dims, name) = (tensor.dims.len(), tensor.name.as_bytes());
         let sizes = [dims, name.len()].map(|size| u32::try_from(size).unwrap_or(u32::MAX));
         write_numbers(&mut file, &[sizes[0], sizes[1], tensor.storage.id])?;
         write_numbers(&mut file, &tensor.dims)?;
         file.write_all(name)?;
-        // Norms scale by about one, everything else is about zero.
-        let is_norm = tensor.name.ends_with("ln.weight") || tensor.name.ends_with("ln_post.weight");
-        let middle = if is_norm { 1.0 } else { 0.0 };
-        for _ in 0..tensor.numbers() {
-            let weight = middle + random.small();
+        for weight in weights(&tensor) {
             if tensor.storage == Storage::F32 {
                 file.write_all(&weight.to_le_bytes())?;
             } else {
@@ -110,7 +122,7 @@ fn write_numbers(file: &mut impl Write, numbers: &[u32]) -> io::Result<()> {
 }
 
 /// Returns a token: the 256 bytes, then made-up words of up to four syllables, none of them twice.
-fn token(index: u32) -> Vec<u8> {
+pub(super) fn token(index: u32) -> Vec<u8> {
     const CONSONANTS: &[u8; 10] = b"bdfgklmnst";
     const VOWELS: &[u8; 4] = b"aeio";
     if let Ok(byte) = u8::try_from(index) {
@@ -156,13 +168,13 @@ fn mel_filters(mels: u32) -> Vec<f32> {
 /// A generator whose numbers never change with a library.
 ///
 /// Source: Steele, Lea, Flood, Fast Splittable Pseudorandom Number Generators, 2014.
-struct SplitMix {
-    state: u64,
+pub(super) struct SplitMix {
+    pub state: u64,
 }
 
 impl SplitMix {
     /// Returns a number from -0.05 to 0.05.
-    fn small(&mut self) -> f32 {
+    pub fn small(&mut self) -> f32 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.state;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

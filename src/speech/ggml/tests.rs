@@ -50,16 +50,30 @@ fn a_random_model_is_whole_and_the_same_for_a_seed() {
     assert!(inspect(&other).expect("it is whole").is_multilingual());
 }
 
+/// Returns the bytes of all tensors of a model in a file.
+fn tensors_bytes(header: &WhisperHeader) -> u64 {
+    let head = |tensor: &Tensor| 4 * (3 + tensor.dims.len()) as u64 + tensor.name.len() as u64;
+    header.tensors().iter().map(|tensor| head(tensor) + tensor.bytes()).sum()
+}
+
 #[test]
-fn a_tiny_model_has_the_length_of_the_published_one() {
-    // All of ggml-tiny.en.bin that follows its header and vocabulary of 586,836 bytes.
-    let numbers = [51_864, 1500, 384, 6, 4, 448, 384, 6, 4, 80, 1];
-    let header = WhisperHeader::of(numbers).expect("it is sound");
-    let tensors = header.tensors();
-    let length =
-        |tensor: &Tensor| 4 * (3 + tensor.dims.len()) as u64 + tensor.name.len() as u64 + tensor.bytes();
-    assert_eq!(586_836 + tensors.iter().map(length).sum::<u64>(), 77_704_715);
-    assert_eq!(tensors.len(), 167);
+fn published_models_are_as_long_as_their_tensors_and_one_vocabulary() {
+    // Width, heads, layers, how the weights are stored, and the length of ggml-*.en.bin.
+    let published = [
+        (384, 6, 4, 1, 77_704_715),
+        (384, 6, 4, 2009, 32_166_155),
+        (384, 6, 4, 2007, 43_550_795),
+        (512, 8, 6, 1, 147_964_211),
+        (768, 12, 12, 1, 487_614_201),
+        (1024, 16, 24, 1, 1_533_774_781),
+        (1024, 16, 24, 2008, 539_225_533),
+        (1024, 16, 24, 2007, 823_382_461),
+    ];
+    for (width, heads, layers, ftype, length) in published {
+        let numbers = [51_864, 1500, width, heads, layers, 448, width, heads, layers, 80, ftype];
+        let header = WhisperHeader::of(numbers).expect("it is sound");
+        assert_eq!(length - tensors_bytes(&header), 586_235, "{width} {ftype}");
+    }
 }
 
 #[test]

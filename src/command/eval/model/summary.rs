@@ -2,7 +2,8 @@
 //!
 //! The summary is written as a whole and stands beside the call's first and last turns. Then the
 //! disposition is chosen, enforced to be one of a list: of those of the base's training calls, and of
-//! all of the base's. It stands beside always choosing the commonest of the training calls.
+//! all of the base's; and among all of the base's by the words of their names, which needs no model. Both
+//! stand beside always choosing the commonest of the training calls.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,7 @@ use crate::engine::constraint::Constraint;
 use crate::engine::handle::GenerateRequest;
 use crate::engine::sampler::Rule;
 use crate::engine::sequence::Generate;
+use crate::knowledge::disposition::Dispositions;
 use crate::prompt;
 use crate::prompt::Control;
 use crate::prompt::Piece;
@@ -97,6 +99,18 @@ pub(super) fn measure(bench: &Bench) -> anyhow::Result<Section> {
             let row = Row::new(format!("disposition among those {name}: accuracy"), value);
             rows.push(row.beside("majority", majority).aim("above both"));
         }
+    }
+    if !labelled.is_empty() {
+        let mut by_words = BTreeMap::new();
+        for (i, asked) in &labelled {
+            let articles = asked.base.company.articles()?.into_iter().map(|article| article.text);
+            let known = Dispositions::new(&dispositions(asked.base), &articles.collect::<Vec<_>>());
+            let ranked = known.rank(asked.call.turns.iter().map(|turn| turn.text.as_str()));
+            by_words.insert(*i, ranked.first().map(|(name, _)| (*name).to_owned()));
+        }
+        let value = hits(&|i, _| by_words.get(&i).cloned().flatten());
+        let row = Row::new("disposition by the words of its name: accuracy".to_owned(), value);
+        rows.push(row.beside("majority", majority).aim("above both"));
     }
     let is_known = |(_, a): &&(usize, &Asked)| {
         a.call.row.disposition.as_ref().is_some_and(|d| a.base.trained_dispositions.contains(d))

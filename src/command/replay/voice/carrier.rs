@@ -173,7 +173,8 @@ impl Session {
         let url = format!("{}/v1/carriers/audiosocket/calls", self.address.trim_end_matches('/'));
         let key = format!("Bearer {}", self.key);
         let announcing = tokio::task::spawn_blocking(move || {
-            let request = ureq::post(&url).header("Authorization", &key).header("Content-Type", "application/json");
+            let request =
+                ureq::post(&url).header("Authorization", &key).header("Content-Type", "application/json");
             anyhow::Ok(request.send(announcement.to_string())?.body_mut().read_to_string()?)
         });
         let answer: Value = serde_json::from_str(&announcing.await??)?;
@@ -196,7 +197,9 @@ impl Session {
         stream.write_all(&audiosocket::hangup()).await?;
         // The server hangs up too, when what was said last is on disk.
         let mut rest = Vec::new();
-        timeout(CLOSE_WITHIN, stream.read_to_end(&mut rest)).await.context("the server does not hang up")??;
+        timeout(CLOSE_WITHIN, stream.read_to_end(&mut rest))
+            .await
+            .context("the server does not hang up")??;
         Ok(())
     }
 
@@ -210,7 +213,8 @@ impl Session {
         let mut client = Client::new(session);
         let open = client.open(self.audiohook_open());
         socket.send_text(open).await?;
-        let says = timeout(OPEN_WITHIN, next(&mut socket, &mut client)).await.context("`open` has no answer")??;
+        let says =
+            timeout(OPEN_WITHIN, next(&mut socket, &mut client)).await.context("`open` has no answer")??;
         anyhow::ensure!(matches!(says, ServerSays::Opened { .. }), "`open` was answered by {says:?}");
         self.tally.opened();
         let started = Instant::now();

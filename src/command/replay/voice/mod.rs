@@ -222,10 +222,7 @@ fn table(report: &Value) -> String {
             Value::Object(row) => {
                 let cell = |key: &str| row[key].as_f64().map_or("–".to_owned(), |ms| format!("{ms:.1}"));
                 let (p50, p95, p99) = (cell("p50"), cell("p95"), cell("p99"));
-                text.push_str(&format!(
-                    "{name:<18} p50 {p50}  p95 {p95}  p99 {p99}  of {}\n",
-                    row["count"]
-                ));
+                text.push_str(&format!("{name:<18} p50 {p50}  p95 {p95}  p99 {p99}  of {}\n", row["count"]));
             }
             Value::Null => {}
             figure => text.push_str(&format!("{name:<18} {figure}\n")),
