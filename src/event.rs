@@ -476,7 +476,7 @@ pub enum Event {
     CallClosed {
         /// `hangup`, `interrupted`, ….
         reason: String,
-        /// From the call's start to its last segment's end.
+        /// From the call's start to the end of what was said and heard.
         duration_ms: u64,
     },
 }

@@ -4,6 +4,7 @@
 use earshot::Detector;
 
 use crate::speech::resample::RATE_HZ;
+use crate::speech::resample::dot;
 
 /// Samples of one frame: 16 ms at 16 kHz.
 pub const FRAME: usize = 256;
@@ -17,6 +18,8 @@ const BEGIN_FRAMES: usize = 4;
 const BEGIN_WINDOW: u32 = 6;
 /// A frame as loud as this at most is silence whatever the detector says: −60 dBFS.
 const QUIET_POWER: f32 = 1e-6;
+/// How many such frames in a row the detector hears: all that it remembers.
+const QUIET_HEARD: u32 = 8;
 /// What a turn is given before its first and after its last frame of speech, in milliseconds.
 const LEAD_MS: u64 = 160;
 const TAIL_MS: u64 = 120;
@@ -51,6 +54,8 @@ pub struct Activity {
     rules: TurnRules,
     /// The end of what was heard, in milliseconds of the stream.
     now_ms: u64,
+    /// How many of the latest frames are silence.
+    quiet: u32,
     /// The latest frames' words, newest in bit 0.
     recent: u32,
     turn: Option<Turn>,
@@ -75,7 +80,7 @@ struct Turn {
 impl Activity {
     /// Returns a stream in which nobody has spoken.
     pub fn new(rules: TurnRules) -> Activity {
-        Activity { detector: Detector::default_boxed(), rules, now_ms: 0, recent: 0, turn: None }
+        Activity { detector: Detector::default_boxed(), rules, now_ms: 0, quiet: 0, recent: 0, turn: None }
     }
 
     /// Returns the end of what was heard, in milliseconds of the stream.
@@ -90,11 +95,16 @@ impl Activity {
 
     /// Hears one frame of 256 samples at 16 kHz.
     pub fn hear(&mut self, frame: &[f32]) -> Option<Change> {
-        let power = frame.iter().map(|sample| sample * sample).sum::<f32>() / FRAME as f32;
-        // The detector must hear silence too: it remembers.
-        let word = self.detector.predict_f32(frame);
+        let is_quiet = dot(frame, frame) / FRAME as f32 <= QUIET_POWER;
+        self.quiet = if is_quiet { self.quiet.saturating_add(1) } else { 0 };
+        // The detector hears silence too, for it remembers, but not the silence of a track that is off: it
+        // begins anew after that.
+        if self.quiet == QUIET_HEARD {
+            self.detector.reset();
+        }
+        let word = if self.quiet >= QUIET_HEARD { 0.0 } else { self.detector.predict_f32(frame) };
         let least = if self.turn.is_some() { GO_ON_AT } else { BEGIN_AT };
-        let is_speech = power > QUIET_POWER && word >= least;
+        let is_speech = !is_quiet && word >= least;
         self.step(is_speech)
     }
 

@@ -6,6 +6,7 @@
 use crate::event::Prosody;
 use crate::speech::activity::FRAME;
 use crate::speech::activity::FRAME_MS;
+use crate::speech::resample::dot;
 
 /// Samples of a frame at 4 kHz.
 const SLOW_FRAME: usize = FRAME / 4;
@@ -104,15 +105,15 @@ fn hertz(bin: usize) -> f32 {
 
 /// Returns the pitch of a window at 4 kHz, if it has one.
 fn pitch(window: &[f32; WINDOW]) -> Option<f32> {
+    // The energy of all samples before each.
+    let mut before = [0.0f32; WINDOW + 1];
+    for (at, sample) in window.iter().enumerate() {
+        before[at + 1] = before[at] + sample * sample;
+    }
     let correlation = |lag: usize| {
-        let (now, then) = (&window[lag..], &window[..WINDOW - lag]);
-        let (mut product, mut a, mut b) = (0.0f32, 1e-9f32, 1e-9f32);
-        for (x, y) in now.iter().zip(then) {
-            product += x * y;
-            a += x * x;
-            b += y * y;
-        }
-        product / (a * b).sqrt()
+        let product = dot(&window[lag..], &window[..WINDOW - lag]);
+        let energies = (before[WINDOW] - before[lag]) * before[WINDOW - lag];
+        product / energies.max(1e-18).sqrt()
     };
     let values: Vec<f32> = LAGS.map(correlation).collect();
     let best = values.iter().copied().fold(0.0, f32::max);
