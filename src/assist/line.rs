@@ -61,7 +61,7 @@ use crate::telephony::WireError;
 /// How often the measures are shown when nothing else shows them.
 const SHOWN_EVERY: Duration = Duration::from_secs(1);
 /// How long a call that ends waits for the words of its last turns.
-const LAST_WORDS: Duration = Duration::from_secs(8);
+const LAST_WORDS: Duration = Duration::from_secs(6);
 /// From how far behind on people are told, and below which they may be told again.
 const LAG_ALERT: Duration = Duration::from_secs(5);
 const LAG_CALM: Duration = Duration::from_secs(2);
@@ -273,7 +273,14 @@ impl Line {
             Progress::Logged(Err(
                 refusal @ (Refusal::TakenOver | Refusal::NotDurable | Refusal::Stopping),
             ))
-            | Progress::CutOff(refusal) => return Some(Tidings::CutOff(refusal)),
+            | Progress::CutOff(refusal) => {
+                // Nothing of this connection reaches the call any more.
+                self.open = None;
+                self.finals.clear();
+                self.partials.clear();
+                self.logged.clear();
+                return Some(Tidings::CutOff(refusal));
+            }
             Progress::Logged(Err(refusal)) => {
                 tracing::warn!(%refusal, "a segment of a carrier was refused");
                 let message = format!("something the carrier said was refused: {}", refusal.code());
