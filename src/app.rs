@@ -34,6 +34,8 @@ use crate::store::Store;
 
 /// The database's file in the data directory.
 pub const DATABASE: &str = "chatdlm.sqlite";
+/// How long the lines of carriers have to say their last words.
+const LAST_WORDS: Duration = Duration::from_millis(2_500);
 /// How long calls and sockets have to end.
 const DRAIN: Duration = Duration::from_secs(4);
 
@@ -133,6 +135,9 @@ impl App {
     /// # Errors
     /// When the server had failed.
     pub async fn stop(self) -> anyhow::Result<()> {
+        if tokio::time::timeout(LAST_WORDS, self.calls.drain()).await.is_err() {
+            tracing::warn!("some carriers' lines did not end in time");
+        }
         if tokio::time::timeout(DRAIN, self.calls.stop()).await.is_err() {
             tracing::warn!("some calls or sockets did not end in time");
         }

@@ -93,7 +93,7 @@ pub enum Channel {
 }
 
 /// One word of a segment with its times.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Word {
     /// The word as recognised.
     pub text: String,
@@ -101,6 +101,9 @@ pub struct Word {
     pub start_ms: u64,
     /// End, in milliseconds from the call's start.
     pub end_ms: u64,
+    /// How sure the recogniser is of it, from 0 to 1, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f32>,
 }
 
 /// One stretch of speech of one speaker; partial until final.

@@ -300,7 +300,13 @@ impl Actor {
                 let segment = self.observer.partial(segment);
                 self.outbox.tentative.push(Event::Segment(segment));
             }
-            Message::Sense { events, is_tentative: true, .. } => self.outbox.tentative.extend(events),
+            Message::Sense { events, is_tentative: true, .. } => {
+                if let (Some(state), Some(Event::Voice(voice))) = (&mut self.state, events.last()) {
+                    // For whoever takes the line over, though the log need not have it.
+                    state.voice.clone_from(voice);
+                }
+                self.outbox.tentative.extend(events);
+            }
             Message::Sense { events, .. } => events.into_iter().for_each(|event| self.settle(event)),
             Message::Revise { segment, speaker, .. } => self.revise(&segment, speaker),
             Message::End { reason, reply, .. } => {

@@ -39,6 +39,8 @@ struct Shared {
     /// Where actors run: handlers live on single-threaded workers and must not spawn them there.
     runtime: Handle,
     mailboxes: Mutex<HashMap<CallKey, mpsc::Sender<Message>>>,
+    /// Every line of a carrier holds a receiver: when all are gone, all have said their last words.
+    draining: watch::Sender<bool>,
     /// Every actor and socket holds a receiver: when all are gone, all have ended.
     stopping: watch::Sender<bool>,
 }
@@ -50,6 +52,7 @@ impl Calls {
             parts: Arc::new(parts),
             runtime,
             mailboxes: Mutex::default(),
+            draining: watch::Sender::new(false),
             stopping: watch::Sender::new(false),
         };
         Calls { shared: Arc::new(shared) }
@@ -126,6 +129,17 @@ impl Calls {
     /// Returns what tells sockets that the server stops.
     pub fn stopping(&self) -> watch::Receiver<bool> {
         self.shared.stopping.subscribe()
+    }
+
+    /// Returns what tells the lines of carriers that the server is about to stop.
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.shared.draining.subscribe()
+    }
+
+    /// Tells the lines of carriers to come to an end while their calls still listen, and waits until they have.
+    pub async fn drain(&self) {
+        self.shared.draining.send_replace(true);
+        self.shared.draining.closed().await;
     }
 
     /// Opens nothing more, tells actors and sockets to end and waits until they have; calls stay

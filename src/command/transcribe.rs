@@ -24,6 +24,9 @@ use crate::speech::whisper::Request;
 /// How much of a recording is heard at once, in milliseconds.
 const PIECE_MS: usize = 200;
 
+/// How many turns wait for their words at once.
+const WAITING: usize = 4;
+
 /// Writes what is said in a recording, with times.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -56,7 +59,7 @@ pub struct Args {
 struct Line {
     turn: Turn,
     /// None: the recogniser refused or failed.
-    words: Option<Vec<(Word, f32)>>,
+    words: Option<Vec<Word>>,
 }
 
 /// Runs the command.
@@ -138,7 +141,7 @@ async fn recognised(turns: Vec<Turn>, recogniser: Option<&Recogniser>, language:
     let mut lines = Vec::new();
     let mut turns = turns.into_iter();
     loop {
-        while waiting.len() < 16
+        while waiting.len() < WAITING
             && let Some(mut turn) = turns.next()
         {
             let samples = std::mem::take(&mut turn.samples);
@@ -148,9 +151,7 @@ async fn recognised(turns: Vec<Turn>, recogniser: Option<&Recogniser>, language:
             waiting.push_back((turn, recogniser.ask(request)));
         }
         let Some((turn, recognition)) = waiting.pop_front() else { break };
-        let words = recognition.await.ok().map(|recognised| {
-            recognised.words.into_iter().map(|sure| (sure.word, sure.confidence)).collect()
-        });
+        let words = recognition.await.ok().map(|recognised| recognised.words);
         lines.push(Line { turn, words });
         bar.inc(1);
     }
@@ -159,7 +160,7 @@ async fn recognised(turns: Vec<Turn>, recogniser: Option<&Recogniser>, language:
 }
 
 fn words_of(line: &Line) -> String {
-    let words = line.words.iter().flatten().map(|(word, _)| word.text.as_str());
+    let words = line.words.iter().flatten().map(|word| word.text.as_str());
     words.collect::<Vec<_>>().join(" ")
 }
 
@@ -192,15 +193,13 @@ fn vtt_of(lines: &[Line]) -> String {
 fn json_of(lines: &[Line], listener: &Listener) -> serde_json::Value {
     let meter = listener.meter();
     let turn = |line: &Line| {
-        let words = line.words.iter().flatten().map(|(word, confidence)| {
-            json!({"text": word.text, "start_ms": word.start_ms, "end_ms": word.end_ms, "confidence": confidence})
-        });
+        let words: Vec<&Word> = line.words.iter().flatten().collect();
         json!({
             "speaker": line.turn.speaker,
             "start_ms": line.turn.start_ms,
             "end_ms": line.turn.end_ms,
             "text": words_of(line),
-            "words": words.collect::<Vec<_>>(),
+            "words": words,
             "prosody": line.turn.prosody,
         })
     };
@@ -231,7 +230,12 @@ mod tests {
             Prosody { energy_db: -20.0, pitch_hz: None, pitch_range: 0.0, pauses: 0, spoken_ms: 500 };
         let turn =
             Turn { number: 1, speaker, start_ms, end_ms: start_ms + 1_500, prosody, samples: Vec::new() };
-        let word = |text: &str| (Word { text: text.to_owned(), start_ms, end_ms: start_ms + 10 }, 0.5);
+        let word = |text: &str| Word {
+            text: text.to_owned(),
+            start_ms,
+            end_ms: start_ms + 10,
+            confidence: Some(0.5),
+        };
         Line { turn, words: Some(text.split(' ').filter(|word| !word.is_empty()).map(word).collect()) }
     }
 

@@ -27,7 +27,7 @@ const COMMA_MS: f64 = 160.0;
 const STOP_MS: f64 = 380.0;
 
 /// One turn with the times of its words.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TimedTurn {
     /// Who speaks.
     pub speaker: Speaker,
@@ -111,7 +111,12 @@ fn speak(text: &str, start_ms: u64, pace: f64) -> Vec<Word> {
     let mut at_ms = start_ms as f64;
     for word in text.split_whitespace() {
         let end_ms = at_ms + (WORD_MS + SYLLABLE_MS * f64::from(syllables(word))) / pace;
-        words.push(Word { text: word.to_owned(), start_ms: at_ms as u64, end_ms: end_ms as u64 });
+        words.push(Word {
+            text: word.to_owned(),
+            start_ms: at_ms as u64,
+            end_ms: end_ms as u64,
+            confidence: None,
+        });
         let breath_ms = match word.chars().next_back() {
             Some(',' | ';' | ':') => COMMA_MS,
             Some('.' | '!' | '?' | '…') => STOP_MS,

@@ -315,7 +315,12 @@ mod tests {
     #[test]
     fn word_times_win_over_the_span() {
         let words: Vec<Word> = (0..10)
-            .map(|at| Word { text: "word".to_owned(), start_ms: at * 1_000, end_ms: at * 1_000 + 300 })
+            .map(|at| Word {
+                text: "word".to_owned(),
+                start_ms: at * 1_000,
+                end_ms: at * 1_000 + 300,
+                confidence: None,
+            })
             .collect();
         let event = SpeechRates::default().hear(Speaker::Customer, "", (0, 10_000), &words);
         let Some(Event::SpeechRate { words_per_minute, .. }) = event else { panic!("no speech rate") };
@@ -345,7 +350,7 @@ mod tests {
             for (text, start_ms, end_ms, times) in segments {
                 let words: Vec<Word> = times
                     .into_iter()
-                    .map(|(start_ms, end_ms)| Word { text: "hello".to_owned(), start_ms, end_ms })
+                    .map(|(start_ms, end_ms)| Word { text: "hello".to_owned(), start_ms, end_ms, confidence: None })
                     .collect();
                 if let Some(Event::SpeechRate { words_per_minute, articulation_rate, call_words_per_minute, .. }) =
                     rates.hear(Speaker::Customer, &text, (start_ms, end_ms), &words)

@@ -149,7 +149,7 @@ impl Sender {
             Heard::Binary(_) => (BINARY.0, BINARY.1.to_owned(), None),
             Heard::Refused { code, message } => (code, message, None),
             Heard::TooLarge => return Err(self.too_large().await?),
-            Heard::Gone => return Err(End::Gone),
+            Heard::Closed(_) | Heard::Gone => return Err(End::Gone),
         };
         let (code, message, seq) = refusal;
         count(&self.calls.parts().counters.refused);
@@ -231,7 +231,7 @@ impl Sender {
             Heard::Binary(_) => (BINARY.0, BINARY.1.to_owned(), None),
             Heard::Refused { code, message } => (code, message, None),
             Heard::TooLarge => return Ok(Some(self.too_large().await?)),
-            Heard::Gone => return Ok(Some(End::Gone)),
+            Heard::Closed(_) | Heard::Gone => return Ok(Some(End::Gone)),
         };
         count(&self.calls.parts().counters.refused);
         self.socket.send_error(code, &message, seq).await?;

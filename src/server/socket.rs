@@ -15,6 +15,8 @@ use actix_ws::CloseReason;
 use actix_ws::Closed;
 use actix_ws::ProtocolError;
 use actix_ws::Session;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use serde_json::json;
 use tokio::time::Instant;
 use tokio::time::Interval;
@@ -30,6 +32,8 @@ pub(super) const BINARY: (&str, &str) = ("binary", "binary messages are not unde
 pub const MESSAGE_MAX_BYTES: usize = 256 * 1024;
 /// How often the other side is pinged, and its permission asked again.
 const PING_EVERY: Duration = Duration::from_secs(15);
+/// The code of a goodbye without one (RFC 6455, section 7.1.5).
+const NO_STATUS: u16 = 1005;
 /// After how much silence the other side is taken for gone.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
 
@@ -49,6 +53,8 @@ pub(super) enum Heard {
     },
     /// A message so large that the socket cannot go on.
     TooLarge,
+    /// The other side closed, with this code.
+    Closed(u16),
     /// The other side is gone, or may not be here any more.
     Gone,
 }
@@ -58,8 +64,8 @@ pub(super) struct Socket {
     session: Session,
     messages: AggregatedMessageStream,
     pings: Interval,
-    /// Whether a tick was heard whose ping is still to be sent.
-    is_ping_due: bool,
+    /// Whether the permission still stands, when that is being asked; a ping follows.
+    asked: Option<BoxFuture<'static, bool>>,
     last_heard: Instant,
     store: web::Data<Store>,
     /// Whose permission is asked again; none where a signature let in.
@@ -88,30 +94,31 @@ impl Socket {
         let mut pings = tokio::time::interval(PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let last_heard = Instant::now();
-        let socket = Socket { session, messages, pings, is_ping_due: false, last_heard, store, identity };
+        let socket = Socket { session, messages, pings, asked: None, last_heard, store, identity };
         Ok((response, socket))
     }
 
-    /// Returns the next message. Cancelling it may lose a pong, nothing else: a ping that is due
-    /// stays so until it was sent.
+    /// Returns the next message. Cancelling it may lose a ping or pong, nothing else: a permission that is
+    /// being asked for goes on being asked for.
     pub async fn heard(&mut self) -> Heard {
         loop {
-            if self.is_ping_due {
-                if self.last_heard.elapsed() > SILENCE_MAX {
-                    return self.dismiss("nothing was heard for too long").await;
-                }
-                if !self.is_welcome().await {
-                    return self.dismiss("signed out").await;
-                }
-                if self.session.ping(b"").await.is_err() {
-                    return Heard::Gone;
-                }
-                self.is_ping_due = false;
-            }
             let message = tokio::select! {
                 message = self.messages.recv() => message,
-                _ = self.pings.tick() => {
-                    self.is_ping_due = true;
+                _ = self.pings.tick(), if self.asked.is_none() => {
+                    if self.last_heard.elapsed() > SILENCE_MAX {
+                        return self.dismiss("nothing was heard for too long").await;
+                    }
+                    self.asked = Some(is_welcome(self.store.clone(), self.identity.clone()).boxed());
+                    continue;
+                }
+                is_welcome = answered(&mut self.asked) => {
+                    self.asked = None;
+                    if !is_welcome {
+                        return self.dismiss("signed out").await;
+                    }
+                    if self.session.ping(b"").await.is_err() {
+                        return Heard::Gone;
+                    }
                     continue;
                 }
             };
@@ -121,7 +128,10 @@ impl Socket {
                 Some(Ok(AggregatedMessage::Binary(bytes))) => return Heard::Binary(bytes),
                 Some(Ok(AggregatedMessage::Ping(payload))) => self.pong(&payload).await,
                 Some(Ok(AggregatedMessage::Pong(_))) => {}
-                Some(Ok(AggregatedMessage::Close(_))) | None => return Heard::Gone,
+                Some(Ok(AggregatedMessage::Close(reason))) => {
+                    return Heard::Closed(reason.map_or(NO_STATUS, |reason| reason.code.into()));
+                }
+                None => return Heard::Gone,
                 Some(Err(ProtocolError::Io(error))) if error.kind() == std::io::ErrorKind::InvalidData => {
                     let message = "the message is not UTF-8".to_owned();
                     return Heard::Refused { code: "invalid_utf8", message };
@@ -145,19 +155,6 @@ impl Socket {
     async fn pong(&mut self, payload: &Bytes) {
         // A socket that cannot be written to shows at the next read.
         let _ = self.session.pong(payload).await;
-    }
-
-    /// Returns whether the session or key behind the socket still stands.
-    async fn is_welcome(&self) -> bool {
-        let Some(identity) = &self.identity else { return true };
-        match self.store.still_stands(identity).await {
-            Ok(stands) => stands,
-            Err(error) => {
-                // Not the user's fault: asked again with the next ping.
-                tracing::warn!(%error, "permission could not be asked again");
-                true
-            }
-        }
     }
 
     /// Sends a text; waits while the other side is slow.
@@ -198,6 +195,27 @@ impl Socket {
         let reason = CloseReason { code, description: Some(reason.to_owned()) };
         // Closing one that is gone already changes nothing.
         let _ = self.session.clone().close(Some(reason)).await;
+    }
+}
+
+/// Returns whether the session or key behind a socket still stands.
+async fn is_welcome(store: web::Data<Store>, identity: Option<Identity>) -> bool {
+    let Some(identity) = identity else { return true };
+    match store.still_stands(&identity).await {
+        Ok(stands) => stands,
+        Err(error) => {
+            // Not the user's fault: asked again with the next ping.
+            tracing::warn!(%error, "permission could not be asked again");
+            true
+        }
+    }
+}
+
+/// Returns the answer; never when nothing is asked.
+async fn answered(asked: &mut Option<BoxFuture<'static, bool>>) -> bool {
+    match asked {
+        Some(asked) => asked.await,
+        None => std::future::pending().await,
     }
 }
 

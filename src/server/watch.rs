@@ -141,7 +141,7 @@ async fn follow(watcher: &mut impl Watcher) -> End {
         let (socket, subscription) = watcher.ends();
         let received = tokio::select! {
             heard = socket.heard() => match heard {
-                Heard::Gone => return End::Gone,
+                Heard::Closed(_) | Heard::Gone => return End::Gone,
                 Heard::TooLarge => return End::TooLarge,
                 // Watchers have nothing to say.
                 Heard::Text(_) | Heard::Binary(_) | Heard::Refused { .. } => continue,

@@ -14,23 +14,14 @@ const REPEATS: usize = 3;
 /// The longest run of words that is looked for.
 const RUN: usize = 6;
 
-/// A word with how sure the recogniser is of it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SureWord {
-    /// The word and its times in the call.
-    pub word: Word,
-    /// From 0 to 1.
-    pub confidence: f32,
-}
-
 /// Returns whether a stretch of speech holds no words at all, by the recogniser's own probabilities.
 pub fn is_made_up(no_speech: f32, mean_log_probability: f32) -> bool {
     mean_log_probability < HOPELESS || (no_speech > NO_SPEECH && mean_log_probability < DOUBTFUL)
 }
 
 /// Cuts off what repeats itself: a run of words that comes for the fourth time, and all after it.
-pub fn cut_repeats(words: &mut Vec<SureWord>) {
-    let folded: Vec<String> = words.iter().map(|word| word.word.text.to_lowercase()).collect();
+pub fn cut_repeats(words: &mut Vec<Word>) {
+    let folded: Vec<String> = words.iter().map(|word| word.text.to_lowercase()).collect();
     for end in 1..=folded.len() {
         for run in 1..=RUN.min(end / (REPEATS + 1)) {
             let last = &folded[end - run..end];
@@ -48,15 +39,15 @@ pub fn cut_repeats(words: &mut Vec<SureWord>) {
 mod tests {
     use super::*;
 
-    fn words(text: &str) -> Vec<SureWord> {
-        let word = |text: &str| Word { text: text.to_owned(), start_ms: 0, end_ms: 0 };
-        text.split(' ').map(|text| SureWord { word: word(text), confidence: 1.0 }).collect()
+    fn words(text: &str) -> Vec<Word> {
+        let word = |text: &str| Word { text: text.to_owned(), start_ms: 0, end_ms: 0, confidence: None };
+        text.split(' ').map(word).collect()
     }
 
     fn check(text: &str, left: &str) {
         let mut words = words(text);
         cut_repeats(&mut words);
-        let texts: Vec<&str> = words.iter().map(|word| word.word.text.as_str()).collect();
+        let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
         assert_eq!(texts.join(" "), left);
     }
 

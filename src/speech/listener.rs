@@ -28,6 +28,8 @@ const LEAD_KEPT_MS: u64 = 400;
 const BEHIND_MAX_MS: u64 = 1_000;
 /// A gap up to this within a turn is still speaking, in milliseconds.
 const GAP_MS: u64 = 200;
+/// The longest skip that is measured, in frames: ten minutes.
+const SKIP_MAX_FRAMES: u64 = 600_000 / FRAME_MS;
 /// The most samples a second that are taken.
 const RATE_MAX_HZ: u32 = 192_000;
 
@@ -175,26 +177,28 @@ impl Listener {
     /// Lets time pass of which nothing was sent.
     pub fn skip(&mut self, ms: u64) -> Vec<Sensed> {
         let mut sensed = Vec::new();
+        let frames = (ms / FRAME_MS).min(SKIP_MAX_FRAMES) as usize;
         for side in 0..2 {
             self.skip_ear(side, ms, &mut sensed);
+            self.ears[side].ahead.extend(std::iter::repeat_n(false, frames));
         }
         self.measure(&mut sensed);
         sensed
     }
 
-    /// Puts the call on hold or goes on.
+    /// Puts the call on hold, which ends the turns under way, or goes on.
     pub fn hold(&mut self, is_on_hold: bool) -> Vec<Sensed> {
+        let mut sensed = if is_on_hold { self.finish() } else { Vec::new() };
         self.meter.hold(is_on_hold);
-        vec![Sensed::SpeakingChanged]
+        sensed.push(Sensed::SpeakingChanged);
+        sensed
     }
 
-    /// Ends the turns under way: nothing more comes.
+    /// Ends the turns under way: nothing more comes, or not for a while.
     pub fn finish(&mut self) -> Vec<Sensed> {
         let mut sensed = Vec::new();
         for side in 0..2 {
-            if let Some(change) = self.ears[side].activity.finish() {
-                self.change(side, change, &mut sensed);
-            }
+            self.finish_ear(side, &mut sensed);
         }
         self.meter.speaking = [false, false];
         sensed
@@ -207,19 +211,25 @@ impl Listener {
         let is_first = !std::mem::replace(&mut self.ears[side].is_open, true);
         if behind_ms > BEHIND_MAX_MS || (is_first && behind_ms > 0) {
             self.skip_ear(side, behind_ms / FRAME_MS * FRAME_MS, sensed);
+            // What the other has passed alone is measured already.
+            let missing = self.ears[1 - side].ahead.len().saturating_sub(self.ears[side].ahead.len());
+            self.ears[side].ahead.extend(std::iter::repeat_n(false, missing));
         }
     }
 
     fn skip_ear(&mut self, side: usize, ms: u64, sensed: &mut Vec<Sensed>) {
-        let change = self.ears[side].activity.skip(ms);
-        if let Some(change) = change {
-            // The turn's end is told by where it was, before the skip.
+        // A turn under way ends where it is: its samples lie before the skip.
+        self.finish_ear(side, sensed);
+        let ear = &mut self.ears[side];
+        ear.activity.skip(ms);
+        ear.kept.clear();
+        ear.rest.clear();
+    }
+
+    fn finish_ear(&mut self, side: usize, sensed: &mut Vec<Sensed>) {
+        if let Some(change) = self.ears[side].activity.finish() {
             self.change(side, change, sensed);
         }
-        let ear = &mut self.ears[side];
-        ear.kept.clear();
-        let frames = (ms / FRAME_MS).min(BEHIND_MAX_MS / FRAME_MS * 600);
-        ear.ahead.extend(std::iter::repeat_n(false, frames as usize));
     }
 
     fn hear_frame(&mut self, side: usize, frame: &[f32], sensed: &mut Vec<Sensed>) {
@@ -368,9 +378,12 @@ mod tests {
             listener.ears[0].activity.now_ms().abs_diff(listener.ears[1].activity.now_ms())
         };
         assert!(behind(&listener) < 40, "{}", behind(&listener));
+        let measured = |listener: &Listener| listener.meter().now_ms().abs_diff(listener.now_ms());
+        assert!(measured(&listener) < 40, "no silence is measured twice: {}", measured(&listener));
         listener.hear(Speaker::Customer, &vec![0.0; 8_000 * 3], 8_000);
         listener.hear(Speaker::Agent, &vec![0.0; 160], 8_000);
         assert!(behind(&listener) < 40, "{}", behind(&listener));
+        assert!(measured(&listener) < 40, "{}", measured(&listener));
     }
 
     #[test]
@@ -389,6 +402,12 @@ mod tests {
         listener.hear(Speaker::Customer, &babble(2.0), 8_000);
         let sensed = listener.skip(5_000);
         assert_eq!(finals(&sensed).len(), 1, "what was said before is over");
+        let turn = finals(&sensed)[0];
+        assert_eq!(
+            turn.samples.len() as u64,
+            (turn.end_ms - turn.start_ms) * SAMPLES_A_MS,
+            "none of it is lost"
+        );
         listener.hear(Speaker::Customer, &babble(2.0), 8_000);
         let sensed = listener.finish();
         assert!(finals(&sensed)[0].start_ms > 6_500, "{}", finals(&sensed)[0].start_ms);

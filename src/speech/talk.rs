@@ -91,6 +91,11 @@ impl TalkMeter {
         None
     }
 
+    /// Returns how much of the call was measured, in milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
     /// Puts the call on hold, or goes on with it.
     pub fn hold(&mut self, is_on_hold: bool) {
         self.is_on_hold = is_on_hold;

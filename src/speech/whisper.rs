@@ -28,11 +28,14 @@ use crate::event::Word;
 use crate::speech::ggml;
 use crate::speech::ggml::ModelFileError;
 use crate::speech::guard;
-use crate::speech::guard::SureWord;
 use crate::speech::resample::RATE_HZ;
 
 /// How much speech may wait, in seconds: 29 MB of samples.
 const WAITING_MAX_S: usize = 900;
+/// How much of it one call may have waiting, in seconds: a sender faster than speech starves nobody else.
+const WAITING_OF_ONE_MAX_S: usize = 120;
+/// How many partials may wait. Overflow rule: the oldest is shed.
+const PARTIALS_MAX: usize = 64;
 /// What Whisper needs at least, in samples: shorter turns are filled up with silence.
 const SAMPLES_MIN: usize = RATE_HZ as usize * 11 / 10;
 /// Positions of the encoder for a second of audio.
@@ -59,7 +62,7 @@ pub enum SpeechError {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recognised {
     /// The words, with times in the turn's call; none when nothing was said or it was made up.
-    pub words: Vec<SureWord>,
+    pub words: Vec<Word>,
     /// How long it took, without waiting.
     pub took: Duration,
 }
@@ -67,14 +70,14 @@ pub struct Recognised {
 impl Recognised {
     /// Returns the words as a text.
     pub fn text(&self) -> String {
-        self.words.iter().map(|word| word.word.text.as_str()).collect::<Vec<_>>().join(" ")
+        self.words.iter().map(|word| word.text.as_str()).collect::<Vec<_>>().join(" ")
     }
 }
 
 /// A turn to recognise.
 #[derive(Debug)]
 pub struct Request {
-    /// Names the turn among all calls: a newer partial of it replaces an older one.
+    /// Names the call and the turn in it: a newer partial of a turn replaces an older one.
     pub turn: (u64, u64),
     /// Its samples at 16 kHz.
     pub samples: Vec<i16>,
@@ -92,6 +95,7 @@ pub type Recognition = oneshot::Receiver<Recognised>;
 /// A loaded model with its threads. Clones share it; they end when the last one is gone.
 #[derive(Debug, Clone)]
 pub struct Recogniser {
+    is_multilingual: bool,
     shared: Arc<Shared>,
     _alive: Arc<Alive>,
 }
@@ -137,6 +141,17 @@ struct Job {
     answer: oneshot::Sender<Recognised>,
 }
 
+impl Job {
+    fn samples(&self) -> usize {
+        self.request.samples.len()
+    }
+
+    /// Returns whether both are turns of one call.
+    fn is_of(&self, other: &Job) -> bool {
+        self.request.turn.0 == other.request.turn.0
+    }
+}
+
 /// Tells the threads to end when the last handle is gone.
 #[derive(Debug)]
 struct Alive(Arc<Shared>);
@@ -174,7 +189,20 @@ impl Recogniser {
             let thread = std::thread::Builder::new().name(format!("speech-{number}"));
             thread.spawn(move || worker.run())?;
         }
-        Ok(Recogniser { shared, _alive: alive })
+        Ok(Recogniser { is_multilingual: header.is_multilingual(), shared, _alive: alive })
+    }
+
+    /// Returns the languages that the model speaks, as BCP 47 tags.
+    pub fn languages(&self) -> Vec<&'static str> {
+        if !self.is_multilingual {
+            return vec!["en"];
+        }
+        (0..=whisper_rs::get_lang_max_id()).filter_map(whisper_rs::get_lang_str).collect()
+    }
+
+    /// Returns whether the model speaks the language of a BCP 47 tag.
+    pub fn speaks(&self, language: &str) -> bool {
+        self.languages().contains(&primary(language).as_str())
     }
 
     /// Asks for a turn's words.
@@ -186,7 +214,11 @@ impl Recogniser {
         if job.request.is_final {
             // Nobody needs the partial of a turn that is over.
             queue.drop_partial(job.request.turn);
-            if queue.samples + length > WAITING_MAX_S * RATE_HZ as usize {
+            let of_one: usize = queue.finals.iter().filter(|other| other.is_of(&job)).map(Job::samples).sum();
+            let second = RATE_HZ as usize;
+            if queue.samples + length > WAITING_MAX_S * second
+                || of_one + length > WAITING_OF_ONE_MAX_S * second
+            {
                 queue.refused += 1;
                 return recognition;
             }
@@ -197,6 +229,10 @@ impl Recogniser {
             if !queue.finals.is_empty() {
                 queue.shed += 1;
                 return recognition;
+            }
+            if queue.partials.len() == PARTIALS_MAX {
+                queue.partials.pop_front();
+                queue.shed += 1;
             }
             queue.partials.push_back(job);
         }
@@ -289,7 +325,7 @@ impl Worker {
         }
     }
 
-    fn recognise(&mut self, request: &Request, has_time: bool) -> Result<Vec<SureWord>, WhisperError> {
+    fn recognise(&mut self, request: &Request, has_time: bool) -> Result<Vec<Word>, WhisperError> {
         let mut samples: Vec<f32> = request.samples.iter().map(|&s| f32::from(s) / 32_768.0).collect();
         let seconds = samples.len().div_ceil(RATE_HZ as usize);
         samples.resize(samples.len().max(SAMPLES_MIN), 0.0);
@@ -306,7 +342,7 @@ impl Worker {
     }
 
     fn parameters(&mut self, language: &str) -> FullParams<'static, 'static> {
-        let code = language.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase();
+        let code = primary(language);
         let is_known = self.is_multilingual && whisper_rs::get_lang_id(&code).is_some();
         let code = if is_known { code } else { "en".to_owned() };
         if let Some(known) = self.parameters.get(&code) {
@@ -328,9 +364,9 @@ impl Worker {
     }
 
     /// Returns the words of what was just recognised, without what was made up.
-    fn words(&self, request: &Request) -> Vec<SureWord> {
+    fn words(&self, request: &Request) -> Vec<Word> {
         let length_ms = request.samples.len() as u64 * 1_000 / u64::from(RATE_HZ);
-        let mut words: Vec<SureWord> = Vec::new();
+        let mut words: Vec<Word> = Vec::new();
         for segment in self.state.as_iter() {
             let tokens = (0..segment.n_tokens()).filter_map(|at| segment.get_token(at));
             let (mut bytes, mut sum, mut count) = (Vec::new(), 0.0f32, 0u32);
@@ -354,8 +390,13 @@ impl Worker {
     }
 }
 
+/// Returns the language of a BCP 47 tag, without region and script.
+fn primary(tag: &str) -> String {
+    tag.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase()
+}
+
 /// Joins tokens (bytes, start and end in hundredths of a second, probability) to words.
-fn joined(tokens: &[(Vec<u8>, i64, i64, f32)], start_ms: u64, length_ms: u64) -> Vec<SureWord> {
+fn joined(tokens: &[(Vec<u8>, i64, i64, f32)], start_ms: u64, length_ms: u64) -> Vec<Word> {
     let place = |hundredths: i64| start_ms + (hundredths.max(0) as u64 * 10).min(length_ms);
     let mut groups: Vec<Vec<&(Vec<u8>, i64, i64, f32)>> = Vec::new();
     for token in tokens {
@@ -370,8 +411,9 @@ fn joined(tokens: &[(Vec<u8>, i64, i64, f32)], start_ms: u64, length_ms: u64) ->
         let (first, last) = (group.first()?, group.last()?);
         let (from, to) = (place(first.1), place(last.2));
         let confidence = group.iter().map(|token| token.3).sum::<f32>() / group.len() as f32;
-        let word = Word { text, start_ms: from, end_ms: to.max(from) };
-        (!word.text.is_empty()).then_some(SureWord { word, confidence: confidence.clamp(0.0, 1.0) })
+        let confidence = Some(confidence.clamp(0.0, 1.0));
+        let word = Word { text, start_ms: from, end_ms: to.max(from), confidence };
+        (!word.text.is_empty()).then_some(word)
     });
     words.collect()
 }
@@ -390,16 +432,16 @@ mod tests {
             token(",", 60, 900, 1.0),
         ];
         let words = joined(&tokens, 5_000, 1_000);
-        let texts: Vec<&str> = words.iter().map(|word| word.word.text.as_str()).collect();
+        let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
         assert_eq!(texts, ["Good", "morning,"]);
-        assert_eq!((words[1].word.start_ms, words[1].word.end_ms), (5_250, 6_000), "cut at the turn's end");
-        assert!((words[1].confidence - 0.8).abs() < 1e-6);
+        assert_eq!((words[1].start_ms, words[1].end_ms), (5_250, 6_000), "cut at the turn's end");
+        assert!((words[1].confidence.unwrap() - 0.8).abs() < 1e-6);
     }
 
     #[test]
     fn a_letter_cut_over_two_tokens_is_whole() {
         let tokens = [(vec![b' ', 0xC3], 0, 1, 1.0), (vec![0xA9], 1, 2, 1.0)];
-        assert_eq!(joined(&tokens, 0, 1_000)[0].word.text, "é");
+        assert_eq!(joined(&tokens, 0, 1_000)[0].text, "é");
     }
 
     fn job(turn: u64, is_final: bool) -> Request {
@@ -415,7 +457,7 @@ mod tests {
     /// A recogniser whose threads never work: what waits can be looked at.
     fn idle() -> Recogniser {
         let shared = Arc::new(Shared { queue: Mutex::default(), work: Condvar::new() });
-        Recogniser { shared: Arc::clone(&shared), _alive: Arc::new(Alive(shared)) }
+        Recogniser { is_multilingual: false, shared: Arc::clone(&shared), _alive: Arc::new(Alive(shared)) }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::telephony::segments::is;
 use crate::telephony::segments::read;
 use crate::telephony::segments::refuse;
 use crate::telephony::segments::say;
+use crate::telephony::segments::share;
 use crate::telephony::segments::tell;
 use crate::telephony::segments::text;
 use crate::telephony::segments::time_ms;
@@ -191,7 +192,8 @@ impl AssemblyAi {
             let start_ms = start_ms.unwrap_or(self.latest_ms);
             let end_ms =
                 time_ms(listed.get("end"), 1.0).map_or(start_ms, |ms| self.in_call(ms)).max(start_ms);
-            words.push(Word { text: word.to_owned(), start_ms, end_ms });
+            let confidence = share(listed.get("confidence"));
+            words.push(Word { text: word.to_owned(), start_ms, end_ms, confidence });
             if listed.get("word_is_final").and_then(Value::as_bool) == Some(false) {
                 unsettled.push(word);
             }

@@ -8,20 +8,21 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
-use super::AudioFormat;
-use super::Channels;
-use super::Frame;
-use super::Happening;
-use super::Heard;
-use super::MESSAGE_MAX_BYTES;
-use super::Message;
-use super::News;
-use super::Opening;
-use super::Wire;
-use super::WireError;
 use crate::event::Segment;
 use crate::event::Speaker;
 use crate::event::Word;
+use crate::telephony::AudioFormat;
+use crate::telephony::Channels;
+use crate::telephony::Frame;
+use crate::telephony::Happening;
+use crate::telephony::Heard;
+use crate::telephony::MESSAGE_MAX_BYTES;
+use crate::telephony::Message;
+use crate::telephony::News;
+use crate::telephony::Opening;
+use crate::telephony::Wire;
+use crate::telephony::WireError;
+use crate::telephony::twilio::parameters::is_secret;
 
 /// The most of a sender's text that an error message repeats, in Unicode scalar values.
 const QUOTED_MAX_CHARS: usize = 40;
@@ -151,6 +152,10 @@ impl Wire for AudioFork {
         }
     }
 
+    fn hangs_up_by_closing(&self) -> bool {
+        true
+    }
+
     /// `Draining` has no words: FreeSWITCH would not come back to another server.
     fn tell(&mut self, news: News<'_>) -> Vec<Frame> {
         match news {
@@ -241,8 +246,11 @@ fn names_of(value: Option<&Value>) -> Vec<String> {
     texts.into_iter().map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
-/// Returns the metadata; of metadata that is too large only its size.
-fn bounded(metadata: Value) -> Value {
+/// Returns the metadata without what looks like a secret; of metadata that is too large only its size.
+fn bounded(mut metadata: Value) -> Value {
+    if let Some(fields) = metadata.as_object_mut() {
+        fields.retain(|name, _| !is_secret(name));
+    }
     let bytes = metadata.to_string().len();
     if bytes > METADATA_MAX_BYTES { json!({ "metadata_bytes": bytes }) } else { metadata }
 }

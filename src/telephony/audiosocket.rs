@@ -3,18 +3,18 @@
 //! The stream may be cut anywhere, so at most one unfinished frame is kept. The frames that a load
 //! generator sends are made here as well. Kinds: Asterisk's `res_audiosocket.h`.
 
-use super::AudioFormat;
-use super::Channels;
-use super::Encoding;
-use super::Frame;
-use super::Happening;
-use super::Heard;
-use super::Message;
-use super::News;
-use super::Opening;
-use super::Wire;
-use super::WireError;
 use crate::event::Speaker;
+use crate::telephony::AudioFormat;
+use crate::telephony::Channels;
+use crate::telephony::Encoding;
+use crate::telephony::Frame;
+use crate::telephony::Happening;
+use crate::telephony::Heard;
+use crate::telephony::Message;
+use crate::telephony::News;
+use crate::telephony::Opening;
+use crate::telephony::Wire;
+use crate::telephony::WireError;
 
 /// The bytes of kind and length before each payload.
 const HEADER_BYTES: usize = 3;
@@ -243,6 +243,14 @@ pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     let mut id = [0; 16];
     hex::decode_to_slice(groups.concat(), &mut id).ok()?;
     Some(id)
+}
+
+/// Draws a UUID of version 4 (RFC 9562).
+pub fn drawn_uuid() -> [u8; 16] {
+    let mut id: [u8; 16] = rand::random();
+    id[6] = id[6] & 0x0F | 0x40;
+    id[8] = id[8] & 0x3F | 0x80;
+    id
 }
 
 #[cfg(test)]

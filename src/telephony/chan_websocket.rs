@@ -7,19 +7,20 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
-use super::AudioFormat;
-use super::Channels;
-use super::Encoding;
-use super::Frame;
-use super::Happening;
-use super::Heard;
-use super::MESSAGE_MAX_BYTES;
-use super::Message;
-use super::News;
-use super::Opening;
-use super::Wire;
-use super::WireError;
 use crate::event::Speaker;
+use crate::telephony::AudioFormat;
+use crate::telephony::Channels;
+use crate::telephony::Encoding;
+use crate::telephony::Frame;
+use crate::telephony::Happening;
+use crate::telephony::Heard;
+use crate::telephony::MESSAGE_MAX_BYTES;
+use crate::telephony::Message;
+use crate::telephony::News;
+use crate::telephony::Opening;
+use crate::telephony::Wire;
+use crate::telephony::WireError;
+use crate::telephony::twilio::parameters::is_secret;
 
 /// The most of a sender's text that an error message repeats, in Unicode scalar values.
 const QUOTED_MAX_CHARS: usize = 40;
@@ -85,7 +86,9 @@ impl ChanWebsocket {
         self.control = control;
         let none = Map::new();
         let variables = event.get("channel_variables").and_then(Value::as_object).unwrap_or(&none);
-        let call = text_of(event, "channel_id").or_else(|| text_of(event, "connection_id"));
+        // Each speaker has a channel of its own: a variable may say which call both are.
+        let call = variable(variables, "call").or_else(|| text_of(event, "channel_id"));
+        let call = call.or_else(|| text_of(event, "connection_id"));
         let call =
             call.ok_or_else(|| WireError::Malformed("neither channel_id nor connection_id".to_owned()))?;
         let name = text_of(event, "format").unwrap_or_default();
@@ -148,6 +151,10 @@ impl Wire for ChanWebsocket {
             Message::Text(text) => self.hear_text(text),
             Message::Binary(bytes) => self.hear_audio(bytes),
         }
+    }
+
+    fn hangs_up_by_closing(&self) -> bool {
+        true
     }
 
     /// `Draining` has no words: a hangup would end the call that the people are having.
@@ -220,11 +227,13 @@ fn metadata_of(event: &Map<String, Value>, variables: &Map<String, Value>) -> Va
             metadata.insert(key.to_owned(), text.into());
         }
     }
+    let variables: Map<String, Value> =
+        variables.clone().into_iter().filter(|(name, _)| !is_secret(name)).collect();
     let bytes = Value::from(variables.clone()).to_string().len();
     if bytes > METADATA_MAX_BYTES / 2 {
         metadata.insert("channel_variables_bytes".to_owned(), bytes.into());
     } else if !variables.is_empty() {
-        metadata.insert("channel_variables".to_owned(), variables.clone().into());
+        metadata.insert("channel_variables".to_owned(), variables.into());
     }
     metadata.into()
 }

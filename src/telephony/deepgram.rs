@@ -25,6 +25,7 @@ use crate::telephony::segments::is;
 use crate::telephony::segments::read;
 use crate::telephony::segments::refuse;
 use crate::telephony::segments::say;
+use crate::telephony::segments::share;
 use crate::telephony::segments::tell;
 use crate::telephony::segments::text;
 use crate::telephony::segments::time_ms;
@@ -238,7 +239,8 @@ impl Deepgram {
             if let Some(voice) = listed.get("speaker").and_then(Value::as_u64) {
                 speaker = self.speaker_of(voice).unwrap_or(speaker);
             }
-            let words = vec![Word { text: word.to_owned(), start_ms, end_ms }];
+            let confidence = share(listed.get("confidence"));
+            let words = vec![Word { text: word.to_owned(), start_ms, end_ms, confidence }];
             let piece = Piece { speaker, text: word.to_owned(), words, start_ms, end_ms };
             match pieces.last_mut() {
                 Some(last) if last.speaker == speaker => last.append(piece),

@@ -7,19 +7,19 @@
 use serde_json::Map;
 use serde_json::Value;
 
-use super::AudioFormat;
-use super::Channels;
-use super::Encoding;
-use super::Frame;
-use super::Happening;
-use super::Heard;
-use super::MESSAGE_MAX_BYTES;
-use super::Message;
-use super::News;
-use super::Opening;
-use super::Wire;
-use super::WireError;
 use crate::event::Speaker;
+use crate::telephony::AudioFormat;
+use crate::telephony::Channels;
+use crate::telephony::Encoding;
+use crate::telephony::Frame;
+use crate::telephony::Happening;
+use crate::telephony::Heard;
+use crate::telephony::MESSAGE_MAX_BYTES;
+use crate::telephony::Message;
+use crate::telephony::News;
+use crate::telephony::Opening;
+use crate::telephony::Wire;
+use crate::telephony::WireError;
 
 /// The longest phone number that is kept beside the call, in bytes.
 const NUMBER_MAX_BYTES: usize = 200;

@@ -260,6 +260,11 @@ pub trait Wire: Send {
     /// Returns what the carrier is told of this; nothing where the wire has no words for it.
     fn tell(&mut self, news: News<'_>) -> Vec<Frame>;
 
+    /// Returns whether closing the connection in good order is how the carrier hangs up.
+    fn hangs_up_by_closing(&self) -> bool {
+        false
+    }
+
     /// Returns what the wire still holds of a connection that is gone without an end.
     fn rest(&mut self) -> Vec<Happening> {
         Vec::new()

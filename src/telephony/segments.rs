@@ -57,6 +57,12 @@ pub(super) fn time_ms(value: Option<&Value>, unit_ms: f64) -> Option<u64> {
     Some((time * unit_ms).clamp(0.0, TIME_MAX_MS as f64).round() as u64)
 }
 
+/// Returns a number from 0 to 1, if it is one.
+pub(super) fn share(value: Option<&Value>) -> Option<f32> {
+    let share = value.and_then(Value::as_f64).filter(|share| (0.0..=1.0).contains(share))?;
+    Some(share as f32)
+}
+
 /// Returns the first 40 characters, for an error.
 pub(super) fn excerpt(text: &str) -> String {
     text.chars().take(40).collect()

@@ -147,6 +147,10 @@ impl Wire for Vonage {
         heard
     }
 
+    fn hangs_up_by_closing(&self) -> bool {
+        true
+    }
+
     /// Returns nothing: what can be sent is audio to play, and notices that come back.
     fn tell(&mut self, _news: News<'_>) -> Vec<Frame> {
         Vec::new()

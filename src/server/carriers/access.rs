@@ -52,6 +52,13 @@ pub struct TwilioConfig {
     pub unsigned: bool,
 }
 
+impl TwilioConfig {
+    /// Returns whether signatures can be checked.
+    pub fn is_signed(&self) -> bool {
+        !self.token.0.is_empty()
+    }
+}
+
 /// AudioHook's signatures.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -106,17 +113,41 @@ pub(super) async fn by_key(request: &HttpRequest, store: &Store) -> Result<Ident
 
 /// Returns the key that a request shows, wherever it stands.
 fn key_of(request: &HttpRequest) -> Option<String> {
-    let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if let Some((scheme, rest)) = value.and_then(|value| value.split_once(' ')) {
-        if scheme.eq_ignore_ascii_case("bearer") {
-            return Some(rest.trim().to_owned());
-        }
-        let decoded = STANDARD.decode(rest.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok())?;
-        return decoded.split_once(':').map(|(_, password)| password.to_owned());
-    }
     let query = super::query(request);
-    let bearer = |value: &String| value.strip_prefix("Bearer ").unwrap_or(value).trim().to_owned();
-    query.get("key").cloned().or_else(|| query.get("authorization").map(bearer))
+    let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let in_query = query.get("key").cloned();
+    in_query.or_else(|| value.and_then(key_in)).or_else(|| key_in(query.get("authorization")?))
+}
+
+/// Returns the key of `Bearer KEY` or of basic authentication with the key as the password.
+fn key_in(value: &str) -> Option<String> {
+    let (scheme, rest) = value.split_once(' ').unwrap_or(("Bearer", value));
+    let rest = rest.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.to_owned());
+    }
+    let decoded = STANDARD.decode(rest).ok().and_then(|bytes| String::from_utf8(bytes).ok())?;
+    decoded.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+/// Returns where carriers reach this server, as `HOST` or `HOST:PORT`.
+fn public_host(request: &HttpRequest, auth: &auth::Config) -> String {
+    if let Some(origin) = &auth.public_origin {
+        let host = origin.trim_start_matches("https://").trim_start_matches("http://");
+        return host.trim_end_matches('/').to_owned();
+    }
+    if auth.trust_forwarded_for {
+        return request.connection_info().host().to_owned();
+    }
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    host.or_else(|| request.uri().authority().map(|authority| authority.as_str()))
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// Returns the path and query of a request.
+fn target(request: &HttpRequest) -> &str {
+    request.uri().path_and_query().map_or("/", |target| target.as_str())
 }
 
 /// Lets Twilio in by its signature.
@@ -131,7 +162,8 @@ pub(super) async fn twilio(
     let given = request.headers().get("x-twilio-signature").and_then(|value| value.to_str().ok());
     let is_good = match given {
         Some(given) if !config.token.0.is_empty() => {
-            twilio::signature::verify(&config.token.0, &public_urls(request, auth), given)
+            let url = format!("wss://{}{}", public_host(request, auth), target(request));
+            twilio::signature::verify(&config.token.0, &twilio::signature::forms(&url), given)
         }
         Some(_) => false,
         None => config.unsigned,
@@ -141,16 +173,6 @@ pub(super) async fn twilio(
     }
     tokio::time::sleep(REFUSED_AFTER).await;
     Err(ApiError::Unauthorized("X-Twilio-Signature is missing or wrong".to_owned()))
-}
-
-/// Returns the URLs that a carrier may have dialed for this request: behind a proxy the public ones.
-fn public_urls(request: &HttpRequest, auth: &auth::Config) -> Vec<String> {
-    let host = match &auth.public_origin {
-        Some(origin) => origin.trim_start_matches("https://").trim_start_matches("http://").to_owned(),
-        None => request.connection_info().host().to_owned(),
-    };
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    twilio::signature::forms(&format!("wss://{host}{target}"))
 }
 
 /// Lets AudioHook in by its key and signature.
@@ -193,17 +215,13 @@ fn is_audiohook(
     if !is_signed {
         return known.is_some_and(|known| known.unsigned && is_of(known, organization));
     }
-    let host = match &auth.public_origin {
-        Some(origin) => origin.trim_start_matches("https://").trim_start_matches("http://").to_owned(),
-        None => request.connection_info().host().to_owned(),
-    };
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let host = public_host(request, auth);
     let headers: Vec<(&str, &str)> = request
         .headers()
         .iter()
         .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
         .collect();
-    let signed = signature::Request { target, authority: &host, headers: &headers };
+    let signed = signature::Request { target: target(request), authority: &host, headers: &headers };
     let secret = |key: &str| {
         let known = config.keys.iter().find(|known| known.key == key && !known.secret.0.is_empty())?;
         STANDARD.decode(&known.secret.0).ok()

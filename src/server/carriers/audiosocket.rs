@@ -2,6 +2,7 @@
 //! announced by somebody who may feed calls are taken, each once.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -34,6 +35,8 @@ use crate::telephony::audiosocket::AudioSocket;
 const WAITED: Duration = Duration::from_secs(600);
 /// How many calls may be announced at once.
 const ANNOUNCED_MAX: usize = 10_000;
+/// How many of them may be one tenant's.
+const ANNOUNCED_OF_ONE_MAX: usize = 2_000;
 /// How many connections may be open at once. Overflow rule: later ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 4_096;
 /// How long a connection may take to name its call.
@@ -71,7 +74,15 @@ impl Announced {
         if calls.len() >= ANNOUNCED_MAX {
             return Err(ApiError::Conflict(format!("{ANNOUNCED_MAX} calls are announced already")));
         }
-        calls.insert(id, call);
+        if calls.values().filter(|other| other.tenant == call.tenant).count() >= ANNOUNCED_OF_ONE_MAX {
+            return Err(ApiError::TooMany { retry_after_s: WAITED.as_secs() });
+        }
+        match calls.entry(id) {
+            Entry::Vacant(place) => place.insert(call),
+            Entry::Occupied(_) => {
+                return Err(ApiError::Conflict("this UUID is announced already".to_owned()));
+            }
+        };
         Ok(())
     }
 
@@ -110,7 +121,7 @@ pub(super) async fn announce(
         Some(text) => {
             audiosocket::parse_uuid(text).ok_or_else(|| ApiError::invalid("uuid", "this is no UUID"))?
         }
-        None => drawn_uuid(),
+        None => audiosocket::drawn_uuid(),
     };
     let text = audiosocket::uuid_text(&id);
     let call = call.unwrap_or_else(|| text.clone());
@@ -128,14 +139,6 @@ pub(super) async fn announce(
     let since = Instant::now();
     shared.announced.add(id, Call { tenant: identity.tenant.clone(), speaker, opening, since })?;
     Ok(HttpResponse::Created().json(json!({"uuid": text, "call": call, "expires_s": WAITED.as_secs()})))
-}
-
-/// Draws a UUID of version 4 (RFC 9562).
-fn drawn_uuid() -> [u8; 16] {
-    let mut id: [u8; 16] = rand::random();
-    id[6] = id[6] & 0x0F | 0x40;
-    id[8] = id[8] & 0x3F | 0x80;
-    id
 }
 
 /// Accepts connections on a thread of their own until the server stops.
@@ -163,20 +166,24 @@ pub fn serve(
 }
 
 async fn accept(listener: TcpListener, calls: Calls, config: carriers::Config, shared: Shared) {
-    let mut stopping = calls.stopping();
+    let mut draining = calls.draining();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let accepted = tokio::select! {
-            _ = stopping.wait_for(|is_stopping| *is_stopping) => return,
+            _ = draining.wait_for(|is_draining| *is_draining) => break,
             accepted = async {
                 let permit = Arc::clone(&room).acquire_owned().await;
                 (listener.accept().await, permit)
             } => accepted,
         };
-        let (Ok((stream, _)), permit) = accepted else {
-            // Too many open files, or a peer that left: the next may do.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
+        let (stream, permit) = match accepted {
+            (Ok((stream, _)), permit) => (stream, permit),
+            (Err(error), _) => {
+                // Too many open files, or a peer that left: the next may do.
+                tracing::warn!(%error, "an AudioSocket connection was not accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
         };
         let (calls, config, shared) = (calls.clone(), config.clone(), shared.clone());
         actix_web::rt::spawn(async move {
@@ -184,6 +191,9 @@ async fn accept(listener: TcpListener, calls: Calls, config: carriers::Config, s
             drop(permit);
         });
     }
+    drop(draining);
+    // Their lines end here, with this thread: all of them must have said their last words.
+    let _ = room.acquire_many(CONNECTIONS_MAX as u32).await;
 }
 
 /// Waits for the UUID, and serves the call that was announced under it.
@@ -201,14 +211,9 @@ async fn serve_one(mut stream: TcpStream, calls: Calls, config: carriers::Config
         let _ = stream.write_all(&audiosocket::hangup()).await;
         return;
     };
-    let driver = Driver {
-        connection: Connection::tcp(stream),
-        wire: Box::new(AudioSocket::new(call.speaker)),
-        line: carriers::line(&calls, &config, &call.tenant, false),
-        tenant: call.tenant,
-        legs: shared.legs,
-        known: call.opening,
-    };
-    let stopping = calls.stopping();
-    carriers::counted(calls, driver.serve(stopping, Some(first.to_vec()))).await;
+    let wire = Box::new(AudioSocket::new(call.speaker));
+    let line = carriers::line(&calls, &config, &call.tenant, false);
+    let driver = Driver::new(Connection::tcp(stream), wire, line, call.tenant, shared.legs, call.opening);
+    let draining = calls.draining();
+    carriers::counted(calls, driver.serve(draining, Some(first.to_vec()))).await;
 }

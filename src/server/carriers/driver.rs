@@ -6,14 +6,15 @@ use actix_ws::CloseCode;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::assist::intake::Refusal;
 use crate::assist::line::Line;
 use crate::assist::line::Tidings;
-use crate::event::Speaker;
-use crate::server::carriers::legs::Leg;
 use crate::server::carriers::legs::Legs;
+use crate::server::carriers::legs::Owned;
 use crate::server::socket::Heard;
 use crate::server::socket::Socket;
 use crate::telephony::Frame;
@@ -26,12 +27,19 @@ use crate::telephony::WireError;
 
 /// How long a connection may take to open its call.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
-/// After how long without a message a connection is taken for dead.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+/// After how long without a message a connection is taken for dead. A websocket answers pings meanwhile, and
+/// may have nothing to say during a hold.
+const WEB_IDLE_MAX: Duration = Duration::from_secs(1_800);
+const TCP_IDLE_MAX: Duration = Duration::from_secs(120);
 /// How long the carrier has to close a connection whose call is over, before it is closed.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 /// How long a carrier has to leave when the server goes down.
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
+/// The codes of a goodbye in good order (RFC 6455, section 7.4.1).
+const HUNG_UP: u16 = 1000;
+const GOING_AWAY: u16 = 1001;
+/// The reason of a carrier that ends a connection to come back with another.
+const RECONNECT: &str = "reconnect";
 /// How much is read of a TCP connection at once, in bytes.
 const READ_BYTES: usize = 16 * 1024;
 /// How long a carrier's read may hold up our answers to it before it is given up.
@@ -49,6 +57,13 @@ impl Connection {
     /// Returns a TCP connection.
     pub fn tcp(stream: TcpStream) -> Connection {
         Connection::Tcp(stream, vec![0; READ_BYTES])
+    }
+
+    fn idle_max(&self) -> Duration {
+        match self {
+            Connection::Web(_) => WEB_IDLE_MAX,
+            Connection::Tcp(..) => TCP_IDLE_MAX,
+        }
     }
 
     async fn heard(&mut self) -> Heard {
@@ -86,15 +101,20 @@ impl Connection {
 
 /// One connection with its wire and its line.
 pub(super) struct Driver {
-    pub connection: Connection,
-    pub wire: Box<dyn Wire>,
-    pub line: Line,
+    connection: Connection,
+    wire: Box<dyn Wire>,
+    line: Line,
     /// The tenant whose calls these are.
-    pub tenant: String,
+    tenant: String,
     /// Where the other speaker's connection is found.
-    pub legs: Legs,
+    legs: Legs,
     /// What a registration or the URL says of the call beside the carrier.
-    pub known: Opening,
+    known: Opening,
+    phase: Phase,
+    /// When the connection is ended if nothing happens.
+    deadline: Instant,
+    /// The call as it was opened.
+    opening: Opening,
 }
 
 /// Where a connection stands.
@@ -103,8 +123,12 @@ enum Phase {
     Waiting,
     /// The carrier tries the connection.
     Probing,
-    /// The call is open.
-    Open(Leg),
+    /// The call is open, and this connection brings all of it.
+    Alone,
+    /// The call is open; the other speaker's connection may join.
+    Owner(Owned),
+    /// This connection has joined the other speaker's.
+    Joined(mpsc::Sender<Happening>),
     /// The call is over; the carrier may close.
     Over,
 }
@@ -117,36 +141,36 @@ enum Next {
 }
 
 impl Driver {
+    /// Returns a connection that nothing was heard of; the words of `known` count where the carrier has none.
+    pub fn new(
+        connection: Connection,
+        wire: Box<dyn Wire>,
+        line: Line,
+        tenant: String,
+        legs: Legs,
+        known: Opening,
+    ) -> Driver {
+        let (phase, deadline) = (Phase::Waiting, Instant::now() + OPEN_WITHIN);
+        Driver { connection, wire, line, tenant, legs, known, phase, deadline, opening: Opening::default() }
+    }
+
     /// Serves until one side ends it. A call that its carrier did not end waits for its return.
     /// `first` was read of it already.
-    pub async fn serve(mut self, mut stopping: watch::Receiver<bool>, first: Option<Vec<u8>>) {
-        let mut phase = Phase::Waiting;
-        if let Some(first) = first
-            && self.hear(Heard::Binary(first.into()), &mut phase).await == Next::End
-        {
-            return self.line.lose().await;
-        }
-        let mut deadline = Instant::now() + OPEN_WITHIN;
+    pub async fn serve(mut self, mut draining: watch::Receiver<bool>, first: Option<Vec<u8>>) {
+        let mut next = match first {
+            Some(first) => self.hear(Heard::Binary(first.into())).await,
+            None => Next::GoOn,
+        };
         let mut is_draining = false;
-        loop {
-            let leg = match &mut phase {
-                Phase::Open(Leg::Owner(owned)) => Some(owned),
-                _ => None,
-            };
-            let next = tokio::select! {
-                _ = stopping.wait_for(|is_stopping| *is_stopping), if !is_draining => {
+        while next == Next::GoOn {
+            next = tokio::select! {
+                _ = until(&mut draining), if !is_draining => {
                     is_draining = true;
-                    deadline = Instant::now() + DRAIN_WITHIN;
-                    let frames = self.wire.tell(News::Draining);
-                    if frames.is_empty() {
-                        self.close(CloseCode::Away, "the server is stopping").await;
-                        break;
-                    }
-                    self.send(frames).await
+                    self.deadline = Instant::now() + DRAIN_WITHIN;
+                    self.drain().await
                 }
-                happening = joined(leg) => {
-                    // What a joined connection says is never the end of the call.
-                    let _ = self.line.take(happening).await;
+                happening = joined(&mut self.phase) => {
+                    self.take(happening).await;
                     Next::GoOn
                 }
                 progress = self.line.progress() => match self.line.go_on(progress).await {
@@ -154,43 +178,54 @@ impl Driver {
                     None => Next::GoOn,
                 },
                 heard = self.connection.heard() => {
-                    let next = self.hear(heard, &mut phase).await;
-                    if !is_draining {
-                        let patience = match phase {
-                            Phase::Waiting => deadline - Instant::now(),
-                            Phase::Over => CLOSE_WITHIN,
-                            Phase::Probing | Phase::Open(_) => IDLE_MAX,
-                        };
-                        deadline = Instant::now() + patience;
+                    let next = self.hear(heard).await;
+                    if !is_draining && !matches!(self.phase, Phase::Waiting | Phase::Over) {
+                        self.deadline = Instant::now() + self.connection.idle_max();
                     }
                     next
                 }
-                () = tokio::time::sleep_until(deadline) => {
-                    let why = match phase {
-                        Phase::Waiting => "no call was started",
-                        Phase::Over => "the call is over",
-                        _ if is_draining => "the server is stopping",
-                        _ => "nothing was heard for too long",
+                () = tokio::time::sleep_until(self.deadline) => {
+                    let (code, why) = match self.phase {
+                        Phase::Over => (CloseCode::Normal, "the call is over"),
+                        _ if is_draining => (CloseCode::Away, "the server is stopping"),
+                        Phase::Waiting => (CloseCode::Policy, "no call was started"),
+                        _ => (CloseCode::Away, "nothing was heard for too long"),
                     };
-                    let code = if matches!(phase, Phase::Over) { CloseCode::Normal } else { CloseCode::Away };
-                    self.close(code, why).await;
-                    Next::End
+                    self.close(code, why).await
                 }
             };
-            if next == Next::End {
-                break;
-            }
         }
-        if matches!(phase, Phase::Open(Leg::Owner(_))) {
-            for happening in self.wire.rest() {
-                // Only opening can be refused.
-                let _ = self.line.take(happening).await;
+        self.let_go().await;
+    }
+
+    /// Says what was heard of a call that its carrier did not end, and leaves it open.
+    async fn let_go(&mut self) {
+        let rest = self.wire.rest();
+        match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Owner(mut owned) => {
+                let of_others = owned.rest();
+                for happening in rest.into_iter().chain(of_others) {
+                    self.take(happening).await;
+                }
+                self.line.lose().await;
             }
-            self.line.lose().await;
+            Phase::Alone => {
+                for happening in rest {
+                    self.take(happening).await;
+                }
+                self.line.lose().await;
+            }
+            Phase::Joined(owner) => {
+                for happening in rest {
+                    // An owner that is gone hears nothing.
+                    let _ = owner.send(happening).await;
+                }
+            }
+            Phase::Waiting | Phase::Probing | Phase::Over => {}
         }
     }
 
-    async fn hear(&mut self, heard: Heard, phase: &mut Phase) -> Next {
+    async fn hear(&mut self, heard: Heard) -> Next {
         let heard = match &heard {
             Heard::Text(text) => self.wire.hear(Message::Text(text)),
             Heard::Binary(bytes) => self.wire.hear(Message::Binary(bytes)),
@@ -201,10 +236,13 @@ impl Driver {
                 self.line.mark(&error).await;
                 let frames = self.wire.refusal(&error);
                 self.send(frames).await;
-                self.close(CloseCode::Size, "message_too_large").await;
+                return self.close(CloseCode::Size, "message_too_large").await;
+            }
+            Heard::Closed(HUNG_UP | GOING_AWAY) if self.wire.hangs_up_by_closing() => {
+                self.end("hangup".to_owned()).await;
                 return Next::End;
             }
-            Heard::Gone => return Next::End,
+            Heard::Closed(_) | Heard::Gone => return Next::End,
         };
         let heard = match heard {
             Ok(heard) => heard,
@@ -220,79 +258,117 @@ impl Driver {
             return Next::End;
         }
         for happening in heard.happenings {
-            if self.act(happening, phase).await == Next::End {
+            if self.act(happening).await == Next::End {
                 return Next::End;
             }
         }
         Next::GoOn
     }
 
-    async fn act(&mut self, happening: Happening, phase: &mut Phase) -> Next {
-        match (happening, &mut *phase) {
-            (Happening::Opened(opening), Phase::Waiting) => self.open(opening, phase).await,
+    async fn act(&mut self, happening: Happening) -> Next {
+        match (happening, &self.phase) {
+            (Happening::Opened(opening), Phase::Waiting) => self.open(opening).await,
             (Happening::Probed, Phase::Waiting) => {
-                *phase = Phase::Probing;
+                self.phase = Phase::Probing;
                 Next::GoOn
             }
-            (Happening::Closed { reason }, Phase::Open(Leg::Owner(_))) => {
-                *phase = Phase::Over;
-                for tidings in self.line.finish(reason).await {
-                    self.tell(tidings).await;
-                }
-                self.finished().await
+            (Happening::Closed { reason }, _) => {
+                self.end(reason).await;
+                let frames = self.wire.tell(News::Finished);
+                self.goodbye(frames, CloseCode::Normal, "the call is over").await
             }
-            (Happening::Closed { .. }, _) => {
-                *phase = Phase::Over;
-                self.finished().await
-            }
-            (happening, Phase::Open(Leg::Joined(owner))) => match owner.send(happening).await {
+            (happening, Phase::Joined(owner)) => match owner.send(happening).await {
                 Ok(()) => Next::GoOn,
-                // The owner's call is over, and so is this leg of it.
-                Err(_) => {
-                    *phase = Phase::Over;
-                    self.finished().await
-                }
+                Err(mpsc::error::SendError(happening)) => self.come_back(happening).await,
             },
             (happening, _) => {
-                // Only opening can be refused.
-                let _ = self.line.take(happening).await;
+                self.take(happening).await;
                 Next::GoOn
             }
         }
     }
 
-    /// Opens the call, or joins the other speaker's connection.
-    async fn open(&mut self, opening: Opening, phase: &mut Phase) -> Next {
-        let opening = merged(opening, &self.known);
-        let leg = match opening.speaker {
-            Some(speaker) => Some(self.legs.enter(&self.tenant, &opening.call, speaker)),
-            None => None,
-        };
-        let leg = match leg {
-            Some(joined @ Leg::Joined(_)) => joined,
-            owner => match self.line.take(Happening::Opened(opening)).await {
-                // Nobody can join a line that brings both speakers: its place is its own.
-                Ok(()) => owner.unwrap_or_else(|| Legs::default().enter("", "", Speaker::Customer)),
-                Err(refusal) => {
-                    tracing::warn!(%refusal, "a carrier's call was refused");
-                    let frames = self.wire.tell(News::Refused(&refusal.to_string()));
-                    self.send(frames).await;
-                    self.close(CloseCode::Policy, refusal.code()).await;
-                    return Next::End;
-                }
-            },
-        };
-        *phase = Phase::Open(leg);
-        let frames = self.wire.tell(News::Opened);
-        self.send(frames).await
+    /// Feeds the line; only opening can be refused.
+    async fn take(&mut self, happening: Happening) {
+        let _ = self.line.take(happening).await;
     }
 
-    /// Says goodbye; where the wire has a word for it, the carrier closes.
-    async fn finished(&mut self) -> Next {
-        let frames = self.wire.tell(News::Finished);
+    /// Opens the call, or joins the other speaker's connection.
+    async fn open(&mut self, opening: Opening) -> Next {
+        self.opening = merged(opening, &self.known);
+        match self.enter().await {
+            Ok(phase) => {
+                self.phase = phase;
+                let frames = self.wire.tell(News::Opened);
+                self.send(frames).await
+            }
+            Err(refusal) => self.refuse(&refusal).await,
+        }
+    }
+
+    /// Finds the place of this connection in its call.
+    async fn enter(&mut self) -> Result<Phase, Refusal> {
+        let (call, speaker) = (&self.opening.call, self.opening.speaker);
+        if let Some(owner) = speaker.and_then(|speaker| self.legs.join(&self.tenant, call, speaker)) {
+            return Ok(Phase::Joined(owner));
+        }
+        self.line.take(Happening::Opened(self.opening.clone())).await?;
+        Ok(match speaker {
+            Some(speaker) => Phase::Owner(self.legs.own(&self.tenant, &self.opening.call, speaker)),
+            None => Phase::Alone,
+        })
+    }
+
+    /// Goes on alone after the connection that this one had joined is gone.
+    async fn come_back(&mut self, happening: Happening) -> Next {
+        match self.enter().await {
+            Ok(Phase::Joined(owner)) => {
+                // An owner that is gone again hears nothing.
+                let _ = owner.send(happening).await;
+                self.phase = Phase::Joined(owner);
+                Next::GoOn
+            }
+            Ok(phase) => {
+                self.phase = phase;
+                self.take(happening).await;
+                Next::GoOn
+            }
+            Err(refusal) => self.refuse(&refusal).await,
+        }
+    }
+
+    async fn refuse(&mut self, refusal: &Refusal) -> Next {
+        tracing::warn!(%refusal, "a carrier's call was refused");
+        let frames = self.wire.tell(News::Refused(&refusal.to_string()));
+        self.goodbye(frames, CloseCode::Policy, refusal.code()).await
+    }
+
+    /// Ends the call, unless another connection owns it or the carrier means to come back.
+    async fn end(&mut self, reason: String) {
+        match std::mem::replace(&mut self.phase, Phase::Over) {
+            phase @ (Phase::Alone | Phase::Owner(_)) if reason == RECONNECT => {
+                self.phase = phase;
+                self.let_go().await;
+            }
+            phase @ (Phase::Alone | Phase::Owner(_)) => {
+                if let Phase::Owner(mut owned) = phase {
+                    for happening in owned.rest() {
+                        self.take(happening).await;
+                    }
+                }
+                for tidings in self.line.finish(reason).await {
+                    self.tell(tidings).await;
+                }
+            }
+            Phase::Waiting | Phase::Probing | Phase::Joined(_) | Phase::Over => {}
+        }
+    }
+
+    /// Asks the carrier to come back to another server, where its wire has a word for that.
+    async fn drain(&mut self) -> Next {
+        let frames = self.wire.tell(News::Draining);
         if frames.is_empty() {
-            self.close(CloseCode::Normal, "the call is over").await;
-            return Next::End;
+            return self.close(CloseCode::Away, "the server is stopping").await;
         }
         self.send(frames).await
     }
@@ -301,13 +377,29 @@ impl Driver {
         let frames = match &tidings {
             Tidings::Segment(segment, words) => self.wire.tell(News::Segment(segment, words.as_deref())),
             Tidings::Cards(cards) => self.wire.tell(News::Cards(cards)),
-            Tidings::CutOff(refusal) => {
-                let frames = self.wire.tell(News::Refused(&refusal.to_string()));
-                self.send(frames).await;
-                self.close(CloseCode::Away, refusal.code()).await;
-                return Next::End;
-            }
+            Tidings::CutOff(refusal) => return self.cut_off(refusal).await,
         };
+        self.send(frames).await
+    }
+
+    /// Another connection took the call: the other speaker's is joined, any other has it alone.
+    async fn cut_off(&mut self, refusal: &Refusal) -> Next {
+        let (call, speaker) = (&self.opening.call, self.opening.speaker);
+        if let Some(owner) = speaker.and_then(|speaker| self.legs.join(&self.tenant, call, speaker)) {
+            self.phase = Phase::Joined(owner);
+            return Next::GoOn;
+        }
+        self.phase = Phase::Over;
+        self.refuse(refusal).await
+    }
+
+    /// Says the last frames; where the wire leaves closing to the carrier, it has a moment for that.
+    async fn goodbye(&mut self, frames: Vec<Frame>, code: CloseCode, reason: &str) -> Next {
+        self.phase = Phase::Over;
+        if frames.is_empty() {
+            return self.close(code, reason).await;
+        }
+        self.deadline = Instant::now() + CLOSE_WITHIN;
         self.send(frames).await
     }
 
@@ -320,20 +412,28 @@ impl Driver {
         Next::GoOn
     }
 
-    async fn close(&mut self, code: CloseCode, reason: &str) {
-        self.connection.send(Frame::Close(u16::from(code), reason.to_owned())).await;
+    async fn close(&mut self, code: CloseCode, reason: &str) -> Next {
+        self.connection.send(Frame::close(u16::from(code), reason)).await;
+        Next::End
     }
+}
+
+/// Returns when the server is about to stop.
+async fn until(draining: &mut watch::Receiver<bool>) {
+    // A server that is gone drains for ever.
+    let _ = draining.wait_for(|is_draining| *is_draining).await;
 }
 
 /// Returns what a joined connection says; never without one.
-async fn joined(leg: Option<&mut super::legs::Owned>) -> Happening {
-    match leg {
-        Some(owned) => owned.next().await,
-        None => std::future::pending().await,
+async fn joined(phase: &mut Phase) -> Happening {
+    match phase {
+        Phase::Owner(owned) => owned.next().await,
+        _ => std::future::pending().await,
     }
 }
 
-/// Adds what is known of a call to what its carrier says; the carrier's word counts.
+/// Adds what is known of a call to what its carrier says. Whoever names the call beside the carrier means it;
+/// for the rest the carrier's word counts.
 fn merged(opening: Opening, known: &Opening) -> Opening {
     let Opening { call, agent, customer, language, knowledge, is_chat, speaker, metadata } = opening;
     Opening {

@@ -28,15 +28,6 @@ struct Owner {
     happenings: mpsc::Sender<Happening>,
 }
 
-/// The place of a connection in its call.
-#[derive(Debug)]
-pub(super) enum Leg {
-    /// It owns the line; what joined connections say comes here.
-    Owner(Owned),
-    /// It has joined another's line.
-    Joined(mpsc::Sender<Happening>),
-}
-
 /// An owned line. Dropping it lets another take its place.
 #[derive(Debug)]
 pub(super) struct Owned {
@@ -53,6 +44,12 @@ impl Owned {
             None => std::future::pending().await,
         }
     }
+
+    /// Returns what joined connections have said and nobody has heard, and hears no more.
+    pub fn rest(&mut self) -> Vec<Happening> {
+        self.happenings.close();
+        std::iter::from_fn(|| self.happenings.try_recv().ok()).collect()
+    }
 }
 
 impl Drop for Owned {
@@ -66,19 +63,21 @@ impl Drop for Owned {
 }
 
 impl Legs {
-    /// Finds the place of a connection that brings one speaker of a call.
-    pub(super) fn enter(&self, tenant: &str, call: &str, speaker: Speaker) -> Leg {
+    /// Returns the way into the other speaker's line of this call, if there is one.
+    pub(super) fn join(&self, tenant: &str, call: &str, speaker: Speaker) -> Option<mpsc::Sender<Happening>> {
+        let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        let owner = owners.get(&(tenant.to_owned(), call.to_owned()))?;
+        let is_other = owner.speaker != speaker && !owner.happenings.is_closed();
+        is_other.then(|| owner.happenings.clone())
+    }
+
+    /// Makes a line of this speaker, which is open, the one that others join.
+    pub(super) fn own(&self, tenant: &str, call: &str, speaker: Speaker) -> Owned {
         let key = (tenant.to_owned(), call.to_owned());
-        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(owner) = owners.get(&key)
-            && owner.speaker != speaker
-            && !owner.happenings.is_closed()
-        {
-            return Leg::Joined(owner.happenings.clone());
-        }
         let (sender, happenings) = mpsc::channel(WAITING);
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         owners.insert(key.clone(), Owner { speaker, happenings: sender });
-        Leg::Owner(Owned { legs: self.clone(), key, happenings })
+        Owned { legs: self.clone(), key, happenings }
     }
 }
 
@@ -89,13 +88,17 @@ mod tests {
     #[test]
     fn the_other_speaker_joins_and_the_same_one_takes_over() {
         let legs = Legs::default();
-        let Leg::Owner(first) = legs.enter("main", "c1", Speaker::Customer) else { panic!("the first owns") };
-        assert!(matches!(legs.enter("main", "c1", Speaker::Agent), Leg::Joined(_)));
-        assert!(matches!(legs.enter("other", "c1", Speaker::Agent), Leg::Owner(_)));
-        let Leg::Owner(again) = legs.enter("main", "c1", Speaker::Customer) else { panic!("it came back") };
+        assert!(legs.join("main", "c1", Speaker::Agent).is_none(), "nobody is there");
+        let mut first = legs.own("main", "c1", Speaker::Customer);
+        let joined = legs.join("main", "c1", Speaker::Agent).unwrap();
+        assert!(legs.join("other", "c1", Speaker::Agent).is_none());
+        assert!(legs.join("main", "c1", Speaker::Customer).is_none(), "the same one takes over");
+        joined.try_send(Happening::Key).unwrap();
+        assert_eq!(first.rest(), [Happening::Key]);
+        let again = legs.own("main", "c1", Speaker::Customer);
         drop(first);
-        assert!(matches!(legs.enter("main", "c1", Speaker::Agent), Leg::Joined(_)), "the newer one owns");
+        assert!(legs.join("main", "c1", Speaker::Agent).is_some(), "the newer one owns");
         drop(again);
-        assert!(matches!(legs.enter("main", "c1", Speaker::Agent), Leg::Owner(_)));
+        assert!(legs.join("main", "c1", Speaker::Agent).is_none());
     }
 }

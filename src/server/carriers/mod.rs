@@ -19,6 +19,8 @@ mod driver;
 pub mod legs;
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
@@ -29,8 +31,11 @@ use actix_web::web::post;
 use serde::Deserialize;
 
 use crate::assist::Calls;
+use crate::assist::counters::Counters;
+use crate::assist::counters::count;
 use crate::assist::line::Defaults;
 use crate::assist::line::Line;
+use crate::assist::line::Speech;
 use crate::event::Speaker;
 use crate::server::auth;
 use crate::server::carriers::access::Nonces;
@@ -40,6 +45,7 @@ use crate::server::carriers::legs::Legs;
 use crate::server::error::ApiError;
 use crate::server::only;
 use crate::server::socket::Socket;
+use crate::speech::whisper::Recogniser;
 use crate::store::Store;
 use crate::store::identity::Identity;
 use crate::telephony::AudioFormat;
@@ -121,7 +127,10 @@ async fn connect(
     nonces: web::Data<Nonces>,
     shared: web::Data<Shared>,
 ) -> Result<HttpResponse, actix_web::Error> {
-    let admitted = admit(&request, &carrier, &store, &auth, &config, &nonces).await?;
+    if *calls.draining().borrow() {
+        return Err(ApiError::Unavailable("the server is stopping".to_owned()).into());
+    }
+    let admitted = admit(&request, &carrier, &store, &auth, &config, &nonces, &calls.parts().speech).await?;
     let (mut response, socket) = Socket::open(&request, payload, store, admitted.identity).await?;
     // Some carriers want the sub-protocol that they ask for; all of them speak only one.
     if let Some(asked) = request.headers().get(SEC_WEBSOCKET_PROTOCOL)
@@ -130,19 +139,11 @@ async fn connect(
     {
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, value);
     }
-    let mut known = opening(&request);
-    // The wires below carry their calls' names themselves, or were given them.
-    known.call = String::new();
-    let driver = Driver {
-        connection: Connection::Web(Box::new(socket)),
-        wire: admitted.wire,
-        line: line(&calls, &config, &admitted.tenant, admitted.wants_news),
-        tenant: admitted.tenant,
-        legs: shared.legs.clone(),
-        known,
-    };
-    let stopping = calls.stopping();
-    actix_web::rt::spawn(counted(calls.get_ref().clone(), driver.serve(stopping, None)));
+    let line = line(&calls, &config, &admitted.tenant, admitted.wants_news);
+    let (connection, legs) = (Connection::Web(Box::new(socket)), shared.legs.clone());
+    let driver = Driver::new(connection, admitted.wire, line, admitted.tenant, legs, opening(&request));
+    let draining = calls.draining();
+    actix_web::rt::spawn(counted(calls.get_ref().clone(), driver.serve(draining, None)));
     Ok(response)
 }
 
@@ -159,10 +160,19 @@ fn line(calls: &Calls, config: &Config, tenant: &str, wants_news: bool) -> Line 
 /// Counts a connection while it is served.
 async fn counted(calls: Calls, serving: impl Future<Output = ()>) {
     let counters = &calls.parts().counters;
-    crate::assist::counters::count(&counters.lines_opened);
-    counters.lines.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    count(&counters.lines_opened);
+    counters.lines.fetch_add(1, Relaxed);
+    let _open = OpenLine(Arc::clone(counters));
     serving.await;
-    counters.lines.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+}
+
+/// Counts a connection out, however it ends.
+struct OpenLine(Arc<Counters>);
+
+impl Drop for OpenLine {
+    fn drop(&mut self) {
+        self.0.lines.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Lets a connection in, and makes its wire.
@@ -173,6 +183,7 @@ async fn admit(
     auth: &auth::Config,
     config: &Config,
     nonces: &Nonces,
+    speech: &Speech,
 ) -> Result<Admitted, ApiError> {
     let signed = |wire: Box<dyn Wire>, wants_news| Admitted {
         tenant: auth.tenant.clone(),
@@ -182,10 +193,11 @@ async fn admit(
     };
     if carrier == "audiohook" {
         let session = access::audiohook(request, &config.audiohook, auth, nonces).await?;
-        return Ok(signed(Box::new(AudioHook::new(session)), true));
+        let languages = speech.recogniser.iter().flat_map(Recogniser::languages).map(str::to_owned);
+        return Ok(signed(Box::new(AudioHook::new(session).with_languages(languages.collect())), true));
     }
     let has_signature = request.headers().contains_key("x-twilio-signature");
-    if carrier == "twilio" && (has_signature || config.twilio.unsigned) {
+    if carrier == "twilio" && (has_signature && config.twilio.is_signed() || config.twilio.unsigned) {
         access::twilio(request, &config.twilio, auth).await?;
         return Ok(signed(Box::new(Twilio::new(Dialect::Twilio)), false));
     }

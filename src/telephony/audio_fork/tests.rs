@@ -189,7 +189,7 @@ fn half_a_sample_opens_no_call() {
 
 #[test]
 fn segments_are_told_only_where_the_metadata_asks() {
-    let words = [Word { text: "my".to_owned(), start_ms: 0, end_ms: 90 }];
+    let words = [Word { text: "my".to_owned(), start_ms: 0, end_ms: 90, confidence: None }];
     let mut wire = nameless();
     opened_by(&mut wire, JAMBONZ);
     for is_final in [false, true] {

@@ -77,9 +77,10 @@ struct Timed<'a> {
     text: &'a str,
     start_us: u64,
     end_us: u64,
+    confidence: f32,
 }
 
-/// Nobody says how sure the recognition was, and the protocol wants a number.
+/// Where nobody says how sure the recognition was: the protocol wants a number.
 const CONFIDENCE: f32 = 1.0;
 
 /// Returns a segment's transcript entities, one unless it is too long for a message.
@@ -132,10 +133,12 @@ fn transcript<'a>(
     if let (true, Some(first), Some(last)) = (parts > 1, tokens.first(), tokens.last()) {
         (start_us, end_us) = (first.start_us, last.end_us);
     }
+    let sum: f32 = tokens.iter().map(|token| token.confidence).sum();
+    let mean = if tokens.is_empty() { CONFIDENCE } else { sum / tokens.len() as f32 };
     let tokens = tokens.iter().map(|token| Token {
         kind: "word",
         value: token.text,
-        confidence: CONFIDENCE,
+        confidence: token.confidence,
         offset: duration_text(token.start_us),
         duration: duration_text(token.end_us.saturating_sub(token.start_us)),
         language,
@@ -153,7 +156,7 @@ fn transcript<'a>(
             offset: duration_text(start_us),
             duration: duration_text(end_us.saturating_sub(start_us)),
             alternatives: [Alternative {
-                confidence: CONFIDENCE,
+                confidence: mean,
                 languages: language.map(|language| [language]),
                 interpretations: [interpretation],
             }],
@@ -191,7 +194,10 @@ fn timed<'a>(segment: &'a Segment, words: Option<&'a [Word]>) -> Vec<Timed<'a>> 
     match words {
         Some(words) if !words.is_empty() => {
             for word in words {
+                let from = tokens.len();
                 spread(&word.text, word.start_ms, word.end_ms, &mut tokens);
+                let confidence = word.confidence.unwrap_or(CONFIDENCE);
+                tokens[from..].iter_mut().for_each(|token| token.confidence = confidence);
             }
         }
         _ => spread(&segment.text, segment.start_ms, segment.end_ms, &mut tokens),
@@ -221,6 +227,7 @@ fn spread<'a>(text: &'a str, start_ms: u64, end_ms: u64, tokens: &mut Vec<Timed<
         text,
         start_us: at(index),
         end_us: at(index + 1),
+        confidence: CONFIDENCE,
     }));
 }
 

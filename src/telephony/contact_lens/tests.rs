@@ -1,6 +1,7 @@
 //! Contact Lens streams as a forwarder sends them, and what every recognised segment must hold.
 
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 

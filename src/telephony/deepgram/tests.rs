@@ -98,7 +98,8 @@ fn words_come_with_their_times() {
     let [_, Happening::Segment { words: Some(words), .. }] = happenings.as_slice() else {
         panic!("{happenings:?}")
     };
-    let word = |text: &str, start_ms, end_ms| Word { text: text.to_owned(), start_ms, end_ms };
+    let word =
+        |text: &str, start_ms, end_ms| Word { text: text.to_owned(), start_ms, end_ms, confidence: None };
     assert_eq!(*words, [word("Good", 1000, 1500), word("morning.", 1500, 2000)]);
 }
 

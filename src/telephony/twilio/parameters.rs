@@ -87,7 +87,7 @@ fn bases(text: &str) -> Vec<String> {
 }
 
 /// Returns whether a value of this name must not be stored.
-fn is_secret(name: &str) -> bool {
+pub(in crate::telephony) fn is_secret(name: &str) -> bool {
     let letters = name.chars().filter(|c| c.is_alphanumeric());
     let plain = letters.collect::<String>().to_ascii_lowercase();
     SECRET_NAMES.contains(&plain.as_str()) || SECRET_PARTS.iter().any(|part| plain.contains(part))

@@ -363,10 +363,7 @@ async fn next(socket: &mut Socket, client: &mut Client) -> anyhow::Result<Server
     }
 }
 
-/// Draws a UUID of version 4 (RFC 9562).
+/// Draws a UUID, as text.
 fn drawn_uuid() -> String {
-    let mut id: [u8; 16] = rand::random();
-    id[6] = id[6] & 0x0F | 0x40;
-    id[8] = id[8] & 0x3F | 0x80;
-    audiosocket::uuid_text(&id)
+    audiosocket::uuid_text(&audiosocket::drawn_uuid())
 }

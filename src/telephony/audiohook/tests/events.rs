@@ -18,7 +18,7 @@ fn segment(text: &str) -> Segment {
 }
 
 fn word(text: &str, start_ms: u64, end_ms: u64) -> Word {
-    Word { text: text.to_owned(), start_ms, end_ms }
+    Word { text: text.to_owned(), start_ms, end_ms, confidence: None }
 }
 
 /// Tells a segment and returns the transcripts, after what every one must keep.

@@ -4,6 +4,9 @@
 //! beside the socket, and hands what comes to [`Line::go_on`], which answers what the carrier may be
 //! told. Words come back in the order the turns ended, whichever was recognised first.
 
+mod news;
+mod told;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -17,29 +20,28 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Interval;
 use tokio::time::MissedTickBehavior;
 
 use crate::assist::calls::Acknowledgement;
 use crate::assist::calls::Calls;
 use crate::assist::calls::Feed;
-use crate::assist::counters::count;
 use crate::assist::intake;
 use crate::assist::intake::Refusal;
 use crate::assist::intake::Spoken;
 use crate::assist::intake::Start;
+use crate::assist::line::news::News;
 use crate::assist::loudness::Loudness;
 use crate::bus::Published;
-use crate::bus::Subscription;
+use crate::event::CALL_ID_MAX_BYTES;
 use crate::event::CallId;
+use crate::event::CallIdError;
 use crate::event::CallKey;
 use crate::event::Card;
 use crate::event::Channel;
 use crate::event::Event;
 use crate::event::Segment;
 use crate::event::Severity;
-use crate::event::Speaker;
 use crate::event::Voice;
 use crate::event::Word;
 use crate::speech;
@@ -47,7 +49,6 @@ use crate::speech::audio;
 use crate::speech::listener::Listener;
 use crate::speech::listener::Sensed;
 use crate::speech::listener::Turn;
-use crate::speech::talk::Noted;
 use crate::speech::talk::index;
 use crate::speech::whisper::Recognised;
 use crate::speech::whisper::Recogniser;
@@ -56,23 +57,15 @@ use crate::telephony::AudioFormat;
 use crate::telephony::Channels;
 use crate::telephony::Happening;
 use crate::telephony::Opening;
-use crate::telephony::WireError;
 
 /// How often the measures are shown when nothing else shows them.
 const SHOWN_EVERY: Duration = Duration::from_secs(1);
 /// How long a call that ends waits for the words of its last turns.
-const LAST_WORDS: Duration = Duration::from_secs(6);
-/// From how far behind on people are told, and below which they may be told again.
-const LAG_ALERT: Duration = Duration::from_secs(5);
-const LAG_CALM: Duration = Duration::from_secs(2);
-/// Every how many interruptions of one speaker people are told.
-const INTERRUPTIONS_ALERT: u32 = 3;
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// After how long without audio nobody is said to speak.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
-/// How many of a carrier's mistakes of one kind people are told of in a call.
-const MISTAKES_TOLD: usize = 8;
-/// How many segments' word times are kept until the log has them.
-const WORDS_KEPT: usize = 16;
+/// How often a call that is over is opened again under a name of its own, as another part of it.
+const PARTS_MAX: u32 = 9;
 
 /// Makes words of speech, for all calls.
 #[derive(Debug, Clone, Default)]
@@ -114,7 +107,7 @@ pub enum Progress {
     /// What became of a segment on its way to the log.
     Logged(Result<(), Refusal>),
     /// Something that the call published.
-    Published(Option<Arc<Published>>),
+    Published(Arc<Published>),
     /// Another line or the log's failure took the call away.
     CutOff(Refusal),
     /// Time to show the measures.
@@ -131,7 +124,8 @@ struct Open {
     language: String,
     /// Where this connection began, in milliseconds of the call.
     offset_ms: u64,
-    news: Option<Subscription>,
+    /// Where the carrier has words for what the call says.
+    news: Option<News>,
 }
 
 /// A line. Dropping it leaves the call open for the carrier's return.
@@ -149,17 +143,17 @@ pub struct Line {
     /// When each final in `finals` was asked for, oldest first.
     asked: VecDeque<Instant>,
     logged: FuturesOrdered<BoxFuture<'static, Result<(), Refusal>>>,
-    /// The word times of the latest segments, by id, with the text as it was recognised.
-    words: VecDeque<(String, String, Vec<Word>)>,
     loudness: Loudness,
     shown: Interval,
     /// The number of each speaker's latest turn whose words are final: customer, agent.
     said: [u64; 2],
-    /// When audio last came.
+    /// When audio last came, and whether that is so long ago that its turns were ended.
     heard_at: Instant,
+    is_quiet: bool,
     /// What the call measured before this connection.
     before: Voice,
     is_lag_told: bool,
+    is_refusal_told: bool,
     mistakes: Vec<&'static str>,
     has_audio: bool,
 }
@@ -186,13 +180,14 @@ impl Line {
             partials: FuturesUnordered::new(),
             asked: VecDeque::new(),
             logged: FuturesOrdered::new(),
-            words: VecDeque::new(),
             loudness: Loudness::default(),
             shown,
             said: [0; 2],
             heard_at: Instant::now(),
+            is_quiet: false,
             before: Voice::default(),
             is_lag_told: false,
+            is_refusal_told: false,
             mistakes: Vec::new(),
             has_audio: false,
         }
@@ -235,17 +230,6 @@ impl Line {
         Ok(())
     }
 
-    /// Marks a carrier's mistake in the call, once for each kind.
-    pub async fn mark(&mut self, error: &WireError) {
-        count(&self.calls.parts().counters.wire_errors);
-        let code = error.code();
-        if self.mistakes.len() >= MISTAKES_TOLD || self.mistakes.contains(&code) {
-            return;
-        }
-        self.mistakes.push(code);
-        self.alert("carrier", Severity::Warning, format!("the carrier's stream is faulty: {error}")).await;
-    }
-
     /// Returns what comes next. May be dropped while it waits: nothing is lost.
     pub async fn progress(&mut self) -> Progress {
         let Some(open) = &mut self.open else { return std::future::pending().await };
@@ -286,8 +270,17 @@ impl Line {
                 let message = format!("something the carrier said was refused: {}", refusal.code());
                 self.alert("carrier", Severity::Warning, message).await;
             }
-            Progress::Published(published) => return published.and_then(|published| self.news(&published)),
+            Progress::Published(published) => {
+                let news = self.open.as_ref().and_then(|open| open.news.as_ref());
+                return news.and_then(|news| news.tidings(&published));
+            }
             Progress::Tick => {
+                if self.has_audio && !self.is_quiet && self.heard_at.elapsed() >= SILENT_AFTER {
+                    // Audio stopped coming: whatever was said is over.
+                    self.is_quiet = true;
+                    let sensed = self.listener.finish();
+                    self.act_on(sensed).await;
+                }
                 self.show_voice();
                 self.watch_lag().await;
             }
@@ -305,9 +298,7 @@ impl Line {
         if let Some(open) = &mut self.open {
             // A call that cannot be closed now is closed by the log's next reader.
             let _ = open.feed.end(reason).await.await;
-            while let Some(news) = open.news.as_mut().and_then(|news| news.try_recv().ok()) {
-                tidings.extend(news_of(&news, &self.words, open.offset_ms));
-            }
+            tidings.extend(open.news.iter_mut().flat_map(News::rest));
         }
         self.open = None;
         tidings
@@ -352,7 +343,7 @@ impl Line {
         })?;
         let knowledge = if knowledge.is_empty() { self.defaults.knowledge.clone() } else { knowledge };
         let start = intake::check_start(Start {
-            call: call_name(&call)?,
+            call: call_name(&call, 1)?,
             agent,
             customer,
             channel: if is_chat { Channel::Chat } else { Channel::Voice },
@@ -361,20 +352,35 @@ impl Line {
             knowledge: (!knowledge.is_empty()).then_some(knowledge),
             metadata,
         })?;
-        let key = CallKey { tenant: self.defaults.tenant.clone(), call: start.call.clone() };
         let language = start.language.clone();
-        let news = self.wants_news.then(|| self.calls.parts().bus.watch_call(&key));
-        let feed = self.calls.feed(&self.defaults.tenant, start).await?;
-        let (seq, offset_ms) = (feed.attached.resume_after, feed.attached.duration_ms);
+        let (key, feed) = self.feed(start, &call).await?;
+        let offset_ms = feed.attached.duration_ms.max(feed.attached.voice.heard_ms);
+        let seq = feed.attached.resume_after;
         self.before = feed.attached.voice.clone();
-        let prefix = format!("v{seq}-");
-        self.open = Some(Open { feed, prefix, seq, language, offset_ms, news });
+        let news = self.wants_news.then(|| News::new(self.calls.parts().bus.watch_call(&key), offset_ms));
+        self.open = Some(Open { feed, prefix: format!("v{seq}-"), seq, language, offset_ms, news });
         Ok(())
+    }
+
+    /// Opens the call. Carriers use a name again, after a transfer or a second stream of the same call: then
+    /// the call that is over stays over, and this is another part of it.
+    async fn feed(&self, mut start: Start, name: &str) -> Result<(CallKey, Feed), Refusal> {
+        let tenant = &self.defaults.tenant;
+        for part in 1.. {
+            start.call = call_name(name, part)?;
+            match self.calls.feed(tenant, start.clone()).await {
+                Err(Refusal::CallClosed { .. }) if part < PARTS_MAX => {}
+                Err(refusal) => return Err(refusal),
+                Ok(feed) => return Ok((CallKey { tenant: tenant.clone(), call: start.call }, feed)),
+            }
+        }
+        unreachable!("the last part is opened or refused")
     }
 
     async fn hear(&mut self, format: AudioFormat, bytes: &[u8]) {
         self.has_audio = true;
         self.heard_at = Instant::now();
+        self.is_quiet = false;
         let channels = match format.channels {
             Channels::One(speaker) => vec![speaker],
             Channels::Two(first, second) => vec![first, second],
@@ -396,9 +402,9 @@ impl Line {
                         let message = "the customer raises their voice".to_owned();
                         self.alert("raised_voice", Severity::Warning, message).await;
                     }
-                    self.ask(turn, true);
+                    self.ask(turn, true).await;
                 }
-                Sensed::Partial(turn) => self.ask(turn, false),
+                Sensed::Partial(turn) => self.ask(turn, false).await,
                 Sensed::Noted(noted) => self.note(noted).await,
             }
         }
@@ -407,8 +413,11 @@ impl Line {
         }
     }
 
-    fn ask(&mut self, mut turn: Turn, is_final: bool) {
+    async fn ask(&mut self, mut turn: Turn, is_final: bool) {
         let (Some(open), Some(recogniser)) = (&self.open, &self.speech.recogniser) else { return };
+        if !recogniser.speaks(&open.language) {
+            return self.mark_language(is_final).await;
+        }
         turn.start_ms += open.offset_ms;
         turn.end_ms += open.offset_ms;
         let recognition = recogniser.ask(Request {
@@ -435,10 +444,13 @@ impl Line {
                 let id = format!("{}{}", open.prefix, turn.number);
                 open.feed.show(segment(id, &turn, String::new(), false));
             }
-            let message = "speech was not recognised: too much waits".to_owned();
-            self.alert("lag", Severity::Warning, message).await;
+            if !std::mem::replace(&mut self.is_refusal_told, true) {
+                let message = "speech is not recognised: too much waits, or the recogniser failed".to_owned();
+                self.alert("lag", Severity::Warning, message).await;
+            }
             return;
         };
+        self.is_refusal_told = false;
         let Some(open) = &mut self.open else { return };
         let id = format!("{}{}", open.prefix, turn.number);
         if recognised.words.is_empty() {
@@ -447,8 +459,7 @@ impl Line {
             return;
         }
         let segment = segment(id.clone(), &turn, recognised.text(), true);
-        let words: Vec<Word> = recognised.words.into_iter().map(|sure| sure.word).collect();
-        self.say_segment(segment, Some(words)).await;
+        self.say_segment(segment, Some(recognised.words)).await;
         if let Some(open) = &self.open {
             let Turn { speaker, prosody, .. } = turn;
             open.feed.settle_sensed(vec![Event::Prosody { segment: id, speaker, prosody }]).await;
@@ -492,128 +503,21 @@ impl Line {
             }
         };
         open.seq += 1;
-        if let Some(words) = &spoken.words
-            && open.news.is_some()
-        {
-            if self.words.len() == WORDS_KEPT {
-                self.words.pop_front();
-            }
-            self.words.push_back((spoken.segment.id.clone(), spoken.segment.text.clone(), words.clone()));
+        if let (Some(news), Some(words)) = (&mut open.news, &spoken.words) {
+            news.remember(&spoken.segment, words);
         }
         let acknowledgement: Acknowledgement = open.feed.say(spoken).await;
         // An actor that drops the question has failed before it was on disk.
         let logged = async move { acknowledgement.await.unwrap_or(Err(Refusal::NotDurable)) };
         self.logged.push_back(logged.boxed());
     }
-
-    async fn note(&mut self, noted: Noted) {
-        match noted {
-            Noted::DeadAir { ms, severity } => {
-                let message = format!("nobody has spoken for {} seconds", ms / 1_000);
-                self.alert("dead_air", severity, message).await;
-            }
-            Noted::Interruption { by } => {
-                let [customer, agent] = self.listener.meter().interruptions;
-                let (who, times) = match by {
-                    Speaker::Customer => ("customer", customer),
-                    Speaker::Agent => ("agent", agent),
-                };
-                if times % INTERRUPTIONS_ALERT == 0 {
-                    let message = format!("the {who} has interrupted {times} times");
-                    self.alert("interruption", Severity::Warning, message).await;
-                }
-            }
-        }
-    }
-
-    async fn watch_lag(&mut self) {
-        let lag = self.lag();
-        if lag >= LAG_ALERT && !self.is_lag_told {
-            self.is_lag_told = true;
-            let message = format!("recognition is {} seconds behind", lag.as_secs());
-            self.alert("lag", Severity::Warning, message).await;
-        } else if lag < LAG_CALM {
-            self.is_lag_told = false;
-        }
-    }
-
-    async fn alert(&mut self, kind: &str, severity: Severity, message: String) {
-        let Some(open) = &self.open else { return };
-        let alert = Event::Alert { kind: kind.to_owned(), severity, message, segment: None };
-        open.feed.settle_sensed(vec![alert]).await;
-    }
-
-    /// Returns how long the oldest turn that is over has waited for its words.
-    fn lag(&self) -> Duration {
-        self.asked.front().map_or(Duration::ZERO, Instant::elapsed)
-    }
-
-    fn show_voice(&self) {
-        if self.has_audio
-            && let Some(open) = &self.open
-        {
-            open.feed.show_sensed(Event::Voice(self.voice()));
-        }
-    }
-
-    fn voice(&self) -> Voice {
-        let (meter, before) = (self.listener.meter(), &self.before);
-        let is_heard = self.heard_at.elapsed() < SILENT_AFTER;
-        let speakers = [Speaker::Customer, Speaker::Agent];
-        let speaking = speakers.into_iter().zip(meter.speaking).filter(|(_, speaks)| *speaks && is_heard);
-        Voice {
-            speaking: speaking.map(|(speaker, _)| speaker).collect(),
-            on_hold: meter.is_on_hold,
-            silence_ms: meter.silence_ms,
-            overlap_ms: before.overlap_ms + meter.overlap_ms,
-            customer_ms: before.customer_ms + meter.speaking_ms[0],
-            agent_ms: before.agent_ms + meter.speaking_ms[1],
-            customer_interruptions: before.customer_interruptions + meter.interruptions[0],
-            agent_interruptions: before.agent_interruptions + meter.interruptions[1],
-            hold_ms: before.hold_ms + meter.hold_ms,
-            heard_ms: self.open.as_ref().map_or(0, |open| open.offset_ms) + self.listener.now_ms(),
-            lag_ms: self.lag().as_millis() as u64,
-            recognised: self.speech.recogniser.is_some(),
-        }
-    }
-
-    fn news(&self, published: &Published) -> Option<Tidings> {
-        news_of(published, &self.words, self.open.as_ref()?.offset_ms)
-    }
 }
 
-/// Returns what the carrier may be told of something that the call published; its times are those of the
-/// connection, which began at `offset_ms` of the call.
-fn news_of(
-    published: &Published,
-    words: &VecDeque<(String, String, Vec<Word>)>,
-    offset_ms: u64,
-) -> Option<Tidings> {
-    let since = |ms: u64| ms.saturating_sub(offset_ms);
-    match &published.envelope.event {
-        Event::Segment(segment) => {
-            let known = words.iter().find(|(id, text, _)| *id == segment.id && *text == segment.text);
-            let word = |word: &Word| Word {
-                text: word.text.clone(),
-                start_ms: since(word.start_ms),
-                end_ms: since(word.end_ms),
-            };
-            let words = known.map(|(_, _, words)| words.iter().map(word).collect());
-            let (start_ms, end_ms) = (since(segment.start_ms), since(segment.end_ms));
-            Some(Tidings::Segment(Segment { start_ms, end_ms, ..segment.clone() }, words))
-        }
-        Event::Cards { cards, .. } => Some(Tidings::Cards(cards.clone())),
-        _ => None,
-    }
-}
-
-/// Returns the next thing that the call published; never without a subscription.
-async fn next_news(news: &mut Option<Subscription>) -> Option<Arc<Published>> {
-    let Some(news) = news else { return std::future::pending().await };
-    match news.recv().await {
-        Ok(published) => Some(published),
-        Err(RecvError::Lagged(_)) => None,
-        Err(RecvError::Closed) => std::future::pending().await,
+/// Returns the next thing that the call published; never without an ear for it.
+async fn next_news(news: &mut Option<News>) -> Arc<Published> {
+    match news {
+        Some(news) => news.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -621,11 +525,14 @@ fn segment(id: String, turn: &Turn, text: String, is_final: bool) -> Segment {
     Segment { id, speaker: turn.speaker, text, start_ms: turn.start_ms, end_ms: turn.end_ms, is_final }
 }
 
-/// Returns a carrier's name of a call as ours: what may not stand in one becomes a hyphen.
-fn call_name(name: &str) -> Result<CallId, Refusal> {
+/// Returns a carrier's name of a call as ours, of its later parts with their number: what may not stand in
+/// one becomes a hyphen.
+fn call_name(name: &str, part: u32) -> Result<CallId, Refusal> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || ".-_:".contains(c);
-    let name: String = name.chars().map(|c| if is_allowed(c) { c } else { '-' }).take(128).collect();
-    let refused =
-        |error: crate::event::CallIdError| Refusal::InvalidField { field: "call", why: error.to_string() };
-    name.parse().map_err(refused)
+    let allowed = name.chars().map(|c| if is_allowed(c) { c } else { '-' });
+    let mut name: String = allowed.take(CALL_ID_MAX_BYTES - 2).collect();
+    if part > 1 {
+        name = format!("{name}.{part}");
+    }
+    name.parse().map_err(|error: CallIdError| Refusal::InvalidField { field: "call", why: error.to_string() })
 }
