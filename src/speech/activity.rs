@@ -54,6 +54,8 @@ pub struct Activity {
     rules: TurnRules,
     /// The end of what was heard, in milliseconds of the stream.
     now_ms: u64,
+    /// Where what is heard now began: the start, or the end of the latest skip, in milliseconds.
+    since_ms: u64,
     /// How many of the latest frames are silence.
     quiet: u32,
     /// The latest frames' words, newest in bit 0.
@@ -80,7 +82,15 @@ struct Turn {
 impl Activity {
     /// Returns a stream in which nobody has spoken.
     pub fn new(rules: TurnRules) -> Activity {
-        Activity { detector: Detector::default_boxed(), rules, now_ms: 0, quiet: 0, recent: 0, turn: None }
+        Activity {
+            detector: Detector::default_boxed(),
+            rules,
+            now_ms: 0,
+            since_ms: 0,
+            quiet: 0,
+            recent: 0,
+            turn: None,
+        }
     }
 
     /// Returns the end of what was heard, in milliseconds of the stream.
@@ -112,6 +122,7 @@ impl Activity {
     pub fn skip(&mut self, ms: u64) -> Option<Change> {
         let change = self.finish();
         self.now_ms += ms;
+        self.since_ms = self.now_ms;
         self.recent = 0;
         self.detector.reset();
         change
@@ -133,7 +144,8 @@ impl Activity {
             if spoken < BEGIN_FRAMES {
                 return None;
             }
-            let start_ms = self.now_ms.saturating_sub(u64::from(BEGIN_WINDOW) * FRAME_MS + LEAD_MS);
+            let lead_ms = u64::from(BEGIN_WINDOW) * FRAME_MS + LEAD_MS;
+            let start_ms = self.now_ms.saturating_sub(lead_ms).max(self.since_ms);
             self.turn = Some(Turn { start_ms, spoken_ms: self.now_ms, cut_ms: None });
             return Some(Change::Began(start_ms));
         };

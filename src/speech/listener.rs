@@ -393,7 +393,8 @@ mod tests {
             listener.hear(Speaker::Customer, &vec![0.0; 8_000], 8_000);
         }
         assert!(listener.ears[0].ahead.len() < 100 && listener.ears[0].kept.len() < 10_000);
-        assert_eq!(listener.now_ms(), 600_000 / FRAME_MS * FRAME_MS);
+        // The resampler still holds a millisecond or two.
+        assert!(listener.now_ms().abs_diff(600_000) <= FRAME_MS, "{}", listener.now_ms());
     }
 
     #[test]

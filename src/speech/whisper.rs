@@ -477,11 +477,15 @@ mod tests {
 
     #[test]
     fn a_final_is_refused_only_when_too_much_waits() {
-        let recogniser = idle();
-        let asked: Vec<Recognition> =
-            (0..=WAITING_MAX_S as u64).map(|turn| recogniser.ask(job(turn, true))).collect();
-        let load = recogniser.load_now();
-        assert_eq!((load.waiting, load.refused), (WAITING_MAX_S, 1));
-        drop(asked);
+        let check = |most: usize, turn: fn(u64) -> (u64, u64)| {
+            let recogniser = idle();
+            let ask = |n| recogniser.ask(Request { turn: turn(n), ..job(n, true) });
+            let asked: Vec<Recognition> = (0..=most as u64).map(ask).collect();
+            let load = recogniser.load_now();
+            assert_eq!((load.waiting, load.refused), (most, 1));
+            drop(asked);
+        };
+        check(WAITING_MAX_S, |call| (call, 1));
+        check(WAITING_OF_ONE_MAX_S, |turn| (1, turn));
     }
 }

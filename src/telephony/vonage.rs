@@ -257,6 +257,7 @@ mod tests {
         ];
         let heard = leg.hear(Message::Text(&connected(16_000, &headers))).unwrap();
         let expected = Opening {
+            is_chat: false,
             call: "CON-1".to_owned(),
             agent: Some("ann".to_owned()),
             customer: Some("bob".to_owned()),

@@ -156,6 +156,8 @@ pub struct Line {
     is_refusal_told: bool,
     mistakes: Vec<&'static str>,
     has_audio: bool,
+    /// Whether a call that is over is not gone on with under another name.
+    pub is_whole: bool,
 }
 
 static LINES: AtomicU64 = AtomicU64::new(0);
@@ -190,6 +192,7 @@ impl Line {
             is_refusal_told: false,
             mistakes: Vec::new(),
             has_audio: false,
+            is_whole: false,
         }
     }
 
@@ -369,7 +372,7 @@ impl Line {
         for part in 1.. {
             start.call = call_name(name, part)?;
             match self.calls.feed(tenant, start.clone()).await {
-                Err(Refusal::CallClosed { .. }) if part < PARTS_MAX => {}
+                Err(Refusal::CallClosed { .. }) if part < PARTS_MAX && !self.is_whole => {}
                 Err(refusal) => return Err(refusal),
                 Ok(feed) => return Ok((CallKey { tenant: tenant.clone(), call: start.call }, feed)),
             }

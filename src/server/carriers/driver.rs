@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::assist::intake::Refusal;
 use crate::assist::line::Line;
 use crate::assist::line::Tidings;
+use crate::server::carriers::legs::Entry;
 use crate::server::carriers::legs::Legs;
 use crate::server::carriers::legs::Owned;
 use crate::server::socket::Heard;
@@ -35,9 +36,10 @@ const TCP_IDLE_MAX: Duration = Duration::from_secs(120);
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 /// How long a carrier has to leave when the server goes down.
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
-/// The codes of a goodbye in good order (RFC 6455, section 7.4.1).
-const HUNG_UP: u16 = 1000;
-const GOING_AWAY: u16 = 1001;
+/// The codes of a goodbye in good order, and of one without a code (RFC 6455, section 7.4.1).
+const HUNG_UP: [u16; 3] = [1000, 1001, 1005];
+/// How long the other speaker's connection has to hang up too, before the call is over without it.
+const HANG_UP_WITHIN: Duration = Duration::from_millis(500);
 /// The reason of a carrier that ends a connection to come back with another.
 const RECONNECT: &str = "reconnect";
 /// How much is read of a TCP connection at once, in bytes.
@@ -238,7 +240,7 @@ impl Driver {
                 self.send(frames).await;
                 return self.close(CloseCode::Size, "message_too_large").await;
             }
-            Heard::Closed(HUNG_UP | GOING_AWAY) if self.wire.hangs_up_by_closing() => {
+            Heard::Closed(code) if HUNG_UP.contains(code) && self.wire.hangs_up_by_closing() => {
                 self.end("hangup".to_owned()).await;
                 return Next::End;
             }
@@ -308,19 +310,25 @@ impl Driver {
 
     /// Finds the place of this connection in its call.
     async fn enter(&mut self) -> Result<Phase, Refusal> {
-        let (call, speaker) = (&self.opening.call, self.opening.speaker);
-        if let Some(owner) = speaker.and_then(|speaker| self.legs.join(&self.tenant, call, speaker)) {
+        let call = &self.opening.call;
+        let Some(speaker) = self.opening.speaker else {
+            self.line.take(Happening::Opened(self.opening.clone())).await?;
+            return Ok(Phase::Alone);
+        };
+        let entry = self.legs.enter(&self.tenant, call, speaker);
+        if let Entry::Joined(owner) = entry {
             return Ok(Phase::Joined(owner));
         }
         self.line.take(Happening::Opened(self.opening.clone())).await?;
-        Ok(match speaker {
-            Some(speaker) => Phase::Owner(self.legs.own(&self.tenant, &self.opening.call, speaker)),
-            None => Phase::Alone,
-        })
+        Ok(Phase::Owner(match entry {
+            Entry::Owner(owned) => owned,
+            Entry::Joined(_) | Entry::Taken => self.legs.own(&self.tenant, &self.opening.call, speaker),
+        }))
     }
 
-    /// Goes on alone after the connection that this one had joined is gone.
+    /// Goes on alone after the connection that this one had joined is gone, unless the call is over.
     async fn come_back(&mut self, happening: Happening) -> Next {
+        self.line.is_whole = true;
         match self.enter().await {
             Ok(Phase::Joined(owner)) => {
                 // An owner that is gone again hears nothing.
@@ -352,7 +360,9 @@ impl Driver {
             }
             phase @ (Phase::Alone | Phase::Owner(_)) => {
                 if let Phase::Owner(mut owned) = phase {
-                    for happening in owned.rest() {
+                    owned.leave();
+                    let until = Instant::now() + HANG_UP_WITHIN;
+                    while let Ok(Some(happening)) = tokio::time::timeout_at(until, owned.last()).await {
                         self.take(happening).await;
                     }
                 }

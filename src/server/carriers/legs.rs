@@ -6,7 +6,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::mpsc;
 
@@ -15,6 +18,8 @@ use crate::telephony::Happening;
 
 /// How many happenings of a joined connection wait. Overflow rule: its socket is not read further.
 const WAITING: usize = 64;
+
+static LINES: AtomicU64 = AtomicU64::new(0);
 
 /// The calls whose line a second speaker may join, by tenant and the carrier's name of the call.
 #[derive(Debug, Clone, Default)]
@@ -25,7 +30,19 @@ pub struct Legs {
 #[derive(Debug, Clone)]
 struct Owner {
     speaker: Speaker,
+    number: u64,
     happenings: mpsc::Sender<Happening>,
+}
+
+/// The place of a connection in its call.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// It joins the other speaker's line.
+    Joined(mpsc::Sender<Happening>),
+    /// Its line is the first.
+    Owner(Owned),
+    /// There is a line of the same speaker: when this one is open it takes over.
+    Taken,
 }
 
 /// An owned line. Dropping it lets another take its place.
@@ -33,6 +50,8 @@ struct Owner {
 pub(super) struct Owned {
     legs: Legs,
     key: (String, String),
+    /// Tells this line's entry from a newer one's.
+    number: u64,
     happenings: mpsc::Receiver<Happening>,
 }
 
@@ -45,6 +64,21 @@ impl Owned {
         }
     }
 
+    /// Lets nobody else join.
+    pub fn leave(&self) {
+        let mut owners = self.legs.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        // Only this line's own entry: a newer line of the call has another channel.
+        if owners.get(&self.key).is_some_and(|owner| owner.number == self.number) {
+            owners.remove(&self.key);
+        }
+    }
+
+    /// Returns what the joined connections still say, and nothing when all of them are gone; after
+    /// [`Owned::leave`].
+    pub async fn last(&mut self) -> Option<Happening> {
+        self.happenings.recv().await
+    }
+
     /// Returns what joined connections have said and nobody has heard, and hears no more.
     pub fn rest(&mut self) -> Vec<Happening> {
         self.happenings.close();
@@ -54,11 +88,7 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        self.happenings.close();
-        let mut owners = self.legs.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        if owners.get(&self.key).is_some_and(|owner| owner.happenings.is_closed()) {
-            owners.remove(&self.key);
-        }
+        self.leave();
     }
 }
 
@@ -71,13 +101,35 @@ impl Legs {
         is_other.then(|| owner.happenings.clone())
     }
 
+    /// Finds the place of a connection that brings this speaker. What joins a line before it is open waits
+    /// for it.
+    pub(super) fn enter(&self, tenant: &str, call: &str, speaker: Speaker) -> Entry {
+        let key = (tenant.to_owned(), call.to_owned());
+        let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        match owners.get(&key).filter(|owner| !owner.happenings.is_closed()) {
+            Some(owner) if owner.speaker != speaker => Entry::Joined(owner.happenings.clone()),
+            Some(_) => Entry::Taken,
+            None => Entry::Owner(self.owned(owners, key, speaker)),
+        }
+    }
+
     /// Makes a line of this speaker, which is open, the one that others join.
     pub(super) fn own(&self, tenant: &str, call: &str, speaker: Speaker) -> Owned {
-        let key = (tenant.to_owned(), call.to_owned());
+        let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        self.owned(owners, (tenant.to_owned(), call.to_owned()), speaker)
+    }
+
+    fn owned(
+        &self,
+        mut owners: MutexGuard<'_, HashMap<(String, String), Owner>>,
+        key: (String, String),
+        speaker: Speaker,
+    ) -> Owned {
         let (sender, happenings) = mpsc::channel(WAITING);
-        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        owners.insert(key.clone(), Owner { speaker, happenings: sender });
-        Owned { legs: self.clone(), key, happenings }
+        let number = LINES.fetch_add(1, Relaxed);
+        owners.insert(key.clone(), Owner { speaker, number, happenings: sender });
+        drop(owners);
+        Owned { legs: self.clone(), key, number, happenings }
     }
 }
 
@@ -88,17 +140,18 @@ mod tests {
     #[test]
     fn the_other_speaker_joins_and_the_same_one_takes_over() {
         let legs = Legs::default();
-        assert!(legs.join("main", "c1", Speaker::Agent).is_none(), "nobody is there");
-        let mut first = legs.own("main", "c1", Speaker::Customer);
+        let Entry::Owner(mut first) = legs.enter("main", "c1", Speaker::Customer) else {
+            panic!("it is free")
+        };
+        assert!(matches!(legs.enter("main", "c1", Speaker::Customer), Entry::Taken));
         let joined = legs.join("main", "c1", Speaker::Agent).unwrap();
-        assert!(legs.join("other", "c1", Speaker::Agent).is_none());
-        assert!(legs.join("main", "c1", Speaker::Customer).is_none(), "the same one takes over");
+        assert!(matches!(legs.enter("other", "c1", Speaker::Agent), Entry::Owner(_)));
         joined.try_send(Happening::Key).unwrap();
         assert_eq!(first.rest(), [Happening::Key]);
         let again = legs.own("main", "c1", Speaker::Customer);
         drop(first);
         assert!(legs.join("main", "c1", Speaker::Agent).is_some(), "the newer one owns");
         drop(again);
-        assert!(legs.join("main", "c1", Speaker::Agent).is_none());
+        assert!(matches!(legs.enter("main", "c1", Speaker::Agent), Entry::Owner(_)));
     }
 }

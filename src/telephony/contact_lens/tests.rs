@@ -4,6 +4,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::telephony::MESSAGE_MAX_BYTES;
+use crate::telephony::segments::WORDS_MAX;
 
 /// Hears a message that must be understood.
 pub(in crate::telephony) fn hear(wire: &mut impl Wire, message: &Value) -> Vec<Happening> {
@@ -344,10 +346,7 @@ fn a_chat_counts_from_its_first_message_and_leaves_out_what_is_for_machines() {
     let mut wire = ContactLens::new(Opening::default());
     let opened = hear(&mut wire, &event("STARTED", Value::Null));
     let [Happening::Opened(opening)] = opened.as_slice() else { panic!("{opened:?}") };
-    assert_eq!(
-        (opening.language.as_deref(), &opening.metadata),
-        (Some("en-GB"), &json!({"channel": "chat"}))
-    );
+    assert_eq!((opening.language.as_deref(), opening.is_chat), (Some("en-GB"), true));
     let segments = json!([
         message("a", "CUSTOMER", "text/plain", "2026-10-27T03:31:50.735Z"),
         message("b", "CUSTOM_BOT", "text/plain", "2026-10-27T03:31:51.000Z"),

@@ -84,6 +84,7 @@ fn a_call_is_heard_from_start_to_stop() {
         [("agent", "ann"), ("customer", "bob"), ("language", "de"), ("knowledge", "a, b"), ("queue", "7")];
     let opened = hear(&mut wire, &start("CA1", "MZ1", &["inbound", "outbound"], &parameters));
     let expected = Opening {
+        is_chat: false,
         call: "CA1".to_owned(),
         agent: Some("ann".to_owned()),
         customer: Some("bob".to_owned()),
