@@ -91,11 +91,19 @@ async fn replay(app: &App, file: &Path, carrier: &str, key: &str, more: &[&str])
     serde_json::from_str(&stdout).unwrap()
 }
 
-/// Returns the settled events of the latest call as JSON, once it is over.
+/// Returns the settled events of a call as JSON, once it is over.
 async fn events(app: &App, call: &str) -> Vec<Value> {
     let key = common::call_key(&format!("{} {call}", common::TENANT));
-    let envelopes = app.store().events_after(&key, 0, 1_000).await.unwrap();
-    envelopes.iter().map(|envelope| serde_json::to_value(envelope).unwrap()).collect()
+    loop {
+        let envelopes = app.store().events_after(&key, 0, 1_000).await.unwrap();
+        let events: Vec<Value> =
+            envelopes.iter().map(|envelope| serde_json::to_value(envelope).unwrap()).collect();
+        if !of(&events, "call_closed").is_empty() {
+            return events;
+        }
+        // Some carriers hang up and do not wait for the last words.
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn latest_call(app: &App) -> String {
@@ -228,7 +236,6 @@ async fn what_a_carrier_gets_wrong_is_marked_and_others_go_on() {
     good.send_text(twilio::stop(60, "CAgood", "MZgood")).await;
     assert_eq!(u16::from(good.closed().await.unwrap().code), 1000);
     bad.send_text(twilio::stop(60, "CAbad", "MZbad")).await;
-    bad.closed().await;
 
     let marked = events(&app, "CAbad").await;
     let messages: Vec<&Value> = of(&marked, "alert").into_iter().filter(|a| a["kind"] == "carrier").collect();
