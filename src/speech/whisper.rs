@@ -395,10 +395,13 @@ fn primary(tag: &str) -> String {
     tag.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase()
 }
 
-/// Joins tokens (bytes, start and end in hundredths of a second, probability) to words.
-fn joined(tokens: &[(Vec<u8>, i64, i64, f32)], start_ms: u64, length_ms: u64) -> Vec<Word> {
+/// A piece of a word: bytes, start and end in hundredths of a second, probability.
+type Token = (Vec<u8>, i64, i64, f32);
+
+/// Joins tokens to words.
+fn joined(tokens: &[Token], start_ms: u64, length_ms: u64) -> Vec<Word> {
     let place = |hundredths: i64| start_ms + (hundredths.max(0) as u64 * 10).min(length_ms);
-    let mut groups: Vec<Vec<&(Vec<u8>, i64, i64, f32)>> = Vec::new();
+    let mut groups: Vec<Vec<&Token>> = Vec::new();
     for token in tokens {
         match groups.last_mut() {
             Some(group) if !token.0.starts_with(b" ") => group.push(token),
