@@ -15,10 +15,13 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::connect_async_with_config;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderName;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 /// How long a server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -271,10 +274,17 @@ impl Socket {
         }
     }
 
-    /// Says goodbye; the server may already be gone.
+    /// Says goodbye, and waits for the server's; it may already be gone.
     pub async fn close(mut self) {
+        let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+        let closing = async {
+            // A connection that is cut before its goodbye was read may never be seen to end in good order.
+            if self.stream.close(Some(normal)).await.is_ok() {
+                while let Some(Ok(_)) = self.stream.next().await {}
+            }
+        };
         // Nobody is left to care when the goodbye itself fails.
-        let _ = timeout(CONNECT, self.stream.close(None)).await;
+        let _ = timeout(CONNECT, closing).await;
     }
 }
 

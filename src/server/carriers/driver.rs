@@ -242,7 +242,7 @@ impl Driver {
             }
             Heard::Closed(code) if HUNG_UP.contains(code) && self.wire.hangs_up_by_closing() => {
                 self.end("hangup".to_owned()).await;
-                return Next::End;
+                return self.close(CloseCode::Normal, "the call is over").await;
             }
             Heard::Closed(_) | Heard::Gone => return Next::End,
         };

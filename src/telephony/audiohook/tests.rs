@@ -1,3 +1,5 @@
+//! Whole AudioHook conversations without sockets: a client against the wire.
+
 use serde_json::Value;
 
 use super::client::Client;

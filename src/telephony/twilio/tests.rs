@@ -1,3 +1,5 @@
+//! Media Streams of each dialect: what they mean, what they get wrong, arbitrary bytes.
+
 use proptest::prelude::*;
 use serde_json::json;
 

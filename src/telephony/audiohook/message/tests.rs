@@ -1,3 +1,5 @@
+//! AudioHook messages: what is read, what is refused by name, which form of audio is chosen.
+
 use super::*;
 
 #[test]

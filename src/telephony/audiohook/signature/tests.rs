@@ -1,3 +1,5 @@
+//! Signatures of requests: what verifies, every tampering that does not, nonces that count once.
+
 use super::*;
 
 const TARGET: &str = "/v1/carriers/audiohook?tenant=demo";
