@@ -81,6 +81,7 @@ impl Resampler {
 }
 
 /// Returns the sum of products, in eight sums that the compiler makes one register of.
+#[inline]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; 8];
     let (mut eights_a, mut eights_b) = (a.chunks_exact(8), b.chunks_exact(8));
