@@ -3,7 +3,7 @@
 //! Read in this order: [`intake`] (what senders say), `state` (the fold of a call's log),
 //! `observe` (a segment to its events), `work` (search, reading, draft under way), `message`
 //! (what is said to an actor), `call` and `answer` (the actor), [`calls`] (the registry and the only way in),
-//! [`line`] (a carrier's way in: audio and events to segments). [`library`] and [`terms`] keep what calls look up in step with the store, [`adapters`] the model of each tenant with its file.
+//! [`mod@line`] (a carrier's way in: audio and events to segments). [`library`] and [`terms`] keep what calls look up in step with the store, [`adapters`] the model of each tenant with its file.
 
 pub mod adapters;
 mod answer;

@@ -1,7 +1,7 @@
 //! From one rate to another, most often to 16 kHz, a piece at a time: a polyphase filter of windowed sinc.
 //!
 //! The ratio is a fraction `up/down` in lowest terms; output sample `n` lies at input time
-//! `n · down/up` and is a sum over [`TAPS`] input samples around it, weighted by one of `up` phases.
+//! `n · down/up` and is a sum over 24 input samples around it, weighted by one of `up` phases.
 //! The delay of half the filter is taken off: output begins where input does.
 
 use std::collections::VecDeque;

@@ -3,7 +3,7 @@
 //! Requests of all calls wait in one queue. Finals are served first, in the order they came; a partial
 //! is served when no final waits, and a newer one of the same turn replaces it. The encoder sees all of its
 //! 30 seconds only for a final that nobody waits behind: less is several times faster. Overflow rule: partials
-//! are shed first; a final is refused only when [`WAITING_MAX_S`] seconds of speech wait already.
+//! are shed first; a final is refused only when a quarter of an hour of speech waits, or two minutes of its call.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
