@@ -3,6 +3,7 @@
 //! Pitch is the lag of the highest normalised autocorrelation (Rabiner 1977) of 32 ms at 4 kHz, which is
 //! enough for voices from 65 to 400 Hz and cheap enough for a thousand calls at once.
 
+use crate::engine::ops::simd::multiversion;
 use crate::event::Prosody;
 use crate::speech::activity::FRAME;
 use crate::speech::activity::FRAME_MS;
@@ -14,6 +15,7 @@ const SLOW_FRAME: usize = FRAME / 4;
 const WINDOW: usize = 2 * SLOW_FRAME;
 /// The lags that are tried, in samples at 4 kHz: 400 Hz down to 65.
 const LAGS: std::ops::Range<usize> = 10..62;
+const LAG_COUNT: usize = LAGS.end - LAGS.start;
 /// How much of itself a frame must repeat to have a pitch.
 const VOICED: f32 = 0.55;
 /// How long a gap must be to count as a pause, in milliseconds.
@@ -103,6 +105,19 @@ fn hertz(bin: usize) -> f32 {
     LOWEST_HZ * 2f32.powf((bin as f32 + 0.5) / (12.0 * BINS_A_SEMITONE))
 }
 
+multiversion! {
+    /// Returns how much a window repeats itself after each lag of [`LAGS`], from −1 to 1.
+    fn correlations(window: &[f32; WINDOW], before: &[f32; WINDOW + 1]) -> [f32; LAG_COUNT] {
+        let mut values = [0.0; LAG_COUNT];
+        for (lag, value) in LAGS.zip(&mut values) {
+            let product = dot(&window[lag..], &window[..WINDOW - lag]);
+            let energies = (before[WINDOW] - before[lag]) * before[WINDOW - lag];
+            *value = product / energies.max(1e-18).sqrt();
+        }
+        values
+    }
+}
+
 /// Returns the pitch of a window at 4 kHz, if it has one.
 fn pitch(window: &[f32; WINDOW]) -> Option<f32> {
     // The energy of all samples before each.
@@ -110,12 +125,7 @@ fn pitch(window: &[f32; WINDOW]) -> Option<f32> {
     for (at, sample) in window.iter().enumerate() {
         before[at + 1] = before[at] + sample * sample;
     }
-    let correlation = |lag: usize| {
-        let product = dot(&window[lag..], &window[..WINDOW - lag]);
-        let energies = (before[WINDOW] - before[lag]) * before[WINDOW - lag];
-        product / energies.max(1e-18).sqrt()
-    };
-    let values: Vec<f32> = LAGS.map(correlation).collect();
+    let values = correlations(window, &before);
     let best = values.iter().copied().fold(0.0, f32::max);
     if best < VOICED {
         return None;

@@ -7,10 +7,14 @@
 use std::collections::VecDeque;
 use std::f64::consts::PI;
 
+use crate::engine::ops::simd::multiversion;
+
 /// The rate that speech is recognised at, in samples a second.
 pub const RATE_HZ: u32 = 16_000;
 /// Input samples that an output sample is made from, when the rate rises; more when it falls.
 const TAPS: usize = 24;
+/// How many output samples of a phase are summed side by side.
+const NEIGHBOURS: usize = 32;
 /// The pass band's share of the lower of both Nyquist frequencies.
 const PASS: f64 = 0.94;
 
@@ -67,21 +71,68 @@ impl Resampler {
         }
         self.kept.extend(input);
         let kept = self.kept.make_contiguous();
-        let mut at = 0;
-        while at + self.taps <= kept.len() {
-            let window = &kept[at..][..self.taps];
-            let weights = &self.phases[self.phase * self.taps..][..self.taps];
-            output.push(dot(window, weights));
-            self.phase += self.down;
-            at += self.phase / self.up;
-            self.phase %= self.up;
+        let spent = if self.down == 1 {
+            // A telephone's rate: the same phases for every input sample.
+            rise(kept, &self.phases, self.taps, output)
+        } else {
+            let step = Step { up: self.up, down: self.down, phase: self.phase };
+            let (spent, phase) = filter(kept, &self.phases, self.taps, step, output);
+            self.phase = phase;
+            spent
+        };
+        self.kept.drain(..spent.min(self.kept.len()));
+    }
+}
+
+/// How a stream steps from one output sample to the next, and the phase it stands at.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    up: usize,
+    down: usize,
+    phase: usize,
+}
+
+multiversion! {
+    /// Appends every output sample whose window is whole, as many for each input sample as there are phases;
+    /// returns the input samples that are spent. Sums of neighbours are made side by side.
+    fn rise(kept: &[f32], phases: &[f32], taps: usize, output: &mut Vec<f32>) -> usize {
+        let (up, count) = (phases.len() / taps, (kept.len() + 1).saturating_sub(taps));
+        let start = output.len();
+        output.resize(start + count * up, 0.0);
+        for (phase, weights) in phases.chunks_exact(taps).enumerate() {
+            for from in (0..count).step_by(NEIGHBOURS) {
+                let mut sums = [0.0f32; NEIGHBOURS];
+                let sums = &mut sums[..NEIGHBOURS.min(count - from)];
+                for (tap, weight) in weights.iter().enumerate() {
+                    for (sum, sample) in sums.iter_mut().zip(&kept[from + tap..]) {
+                        *sum += weight * sample;
+                    }
+                }
+                let places = output[start + from * up + phase..].iter_mut().step_by(up);
+                places.zip(sums).for_each(|(place, sum)| *place = *sum);
+            }
         }
-        self.kept.drain(..at.min(self.kept.len()));
+        count
+    }
+}
+
+multiversion! {
+    /// Appends every output sample whose window is whole; returns the input samples that are spent and the
+    /// phase that comes next.
+    fn filter(kept: &[f32], phases: &[f32], taps: usize, step: Step, output: &mut Vec<f32>) -> (usize, usize) {
+        let (mut at, mut phase) = (0, step.phase);
+        while at + taps <= kept.len() {
+            output.push(dot(&kept[at..][..taps], &phases[phase * taps..][..taps]));
+            phase += step.down;
+            at += phase / step.up;
+            phase %= step.up;
+        }
+        (at, phase)
     }
 }
 
 /// Returns the sum of products, in eight sums that the compiler makes one register of.
-#[inline]
+#[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; 8];
     let (mut eights_a, mut eights_b) = (a.chunks_exact(8), b.chunks_exact(8));

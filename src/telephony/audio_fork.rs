@@ -16,16 +16,16 @@ use crate::telephony::Channels;
 use crate::telephony::Frame;
 use crate::telephony::Happening;
 use crate::telephony::Heard;
-use crate::telephony::MESSAGE_MAX_BYTES;
 use crate::telephony::Message;
 use crate::telephony::News;
 use crate::telephony::Opening;
 use crate::telephony::Wire;
 use crate::telephony::WireError;
-use crate::telephony::twilio::parameters::is_secret;
+use crate::telephony::fields::listed;
+use crate::telephony::fields::quoted;
+use crate::telephony::fields::text_of;
+use crate::telephony::parameters::is_secret;
 
-/// The most of a sender's text that an error message repeats, in Unicode scalar values.
-const QUOTED_MAX_CHARS: usize = 40;
 /// The largest metadata that is kept, in bytes of JSON.
 const METADATA_MAX_BYTES: usize = 8 * 1024;
 /// The rates that FreeSWITCH or jambonz can be told to send.
@@ -139,13 +139,7 @@ impl AudioFork {
 
 impl Wire for AudioFork {
     fn hear(&mut self, message: Message<'_>) -> Result<Heard, WireError> {
-        let bytes = match message {
-            Message::Text(text) => text.len(),
-            Message::Binary(bytes) => bytes.len(),
-        };
-        if bytes > MESSAGE_MAX_BYTES {
-            return Err(WireError::TooLarge { bytes, limit: MESSAGE_MAX_BYTES });
-        }
+        message.check_size()?;
         match message {
             Message::Text(text) => self.hear_text(text),
             Message::Binary(bytes) => self.hear_audio(bytes),
@@ -208,8 +202,7 @@ fn only_speaker(format: AudioFormat, is_mixed: bool) -> Option<Speaker> {
 }
 
 fn unknown(what: &str, value: &Value) -> WireError {
-    let text: String = value.to_string().chars().take(QUOTED_MAX_CHARS).collect();
-    WireError::UnknownAudio(format!("{what} {text}"))
+    WireError::UnknownAudio(format!("{what} {}", quoted(&value.to_string())))
 }
 
 fn transcription(segment: &Segment, words: Option<&[Word]>) -> Frame {
@@ -231,19 +224,13 @@ fn disconnect() -> Frame {
     Frame::Text(json!({ "type": "disconnect" }).to_string())
 }
 
-fn text_of(fields: &Map<String, Value>, key: &str) -> Option<String> {
-    let text = fields.get(key)?.as_str()?.trim();
-    (!text.is_empty()).then(|| text.to_owned())
-}
-
 /// Reads names from a list of texts, or from one text with commas.
 fn names_of(value: Option<&Value>) -> Vec<String> {
-    let texts: Vec<&str> = match value {
-        Some(Value::Array(values)) => values.iter().filter_map(Value::as_str).collect(),
-        Some(Value::String(text)) => text.split(',').collect(),
+    match value {
+        Some(Value::Array(values)) => values.iter().filter_map(Value::as_str).flat_map(listed).collect(),
+        Some(Value::String(text)) => listed(text),
         _ => Vec::new(),
-    };
-    texts.into_iter().map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    }
 }
 
 /// Returns the metadata without what looks like a secret; of metadata that is too large only its size.

@@ -14,16 +14,16 @@ use crate::telephony::Encoding;
 use crate::telephony::Frame;
 use crate::telephony::Happening;
 use crate::telephony::Heard;
-use crate::telephony::MESSAGE_MAX_BYTES;
 use crate::telephony::Message;
 use crate::telephony::News;
 use crate::telephony::Opening;
 use crate::telephony::Wire;
 use crate::telephony::WireError;
-use crate::telephony::twilio::parameters::is_secret;
+use crate::telephony::fields::listed;
+use crate::telephony::fields::quoted;
+use crate::telephony::fields::text_of;
+use crate::telephony::parameters::is_secret;
 
-/// The most of a sender's text that an error message repeats, in Unicode scalar values.
-const QUOTED_MAX_CHARS: usize = 40;
 /// The largest channel variables that are kept, in bytes of JSON.
 const METADATA_MAX_BYTES: usize = 8 * 1024;
 
@@ -140,13 +140,7 @@ impl ChanWebsocket {
 
 impl Wire for ChanWebsocket {
     fn hear(&mut self, message: Message<'_>) -> Result<Heard, WireError> {
-        let bytes = match message {
-            Message::Text(text) => text.len(),
-            Message::Binary(bytes) => bytes.len(),
-        };
-        if bytes > MESSAGE_MAX_BYTES {
-            return Err(WireError::TooLarge { bytes, limit: MESSAGE_MAX_BYTES });
-        }
+        message.check_size()?;
         match message {
             Message::Text(text) => self.hear_text(text),
             Message::Binary(bytes) => self.hear_audio(bytes),
@@ -242,19 +236,6 @@ fn metadata_of(event: &Map<String, Value>, variables: &Map<String, Value>) -> Va
 fn variable(variables: &Map<String, Value>, name: &str) -> Option<String> {
     let (key, _) = variables.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
     text_of(variables, key)
-}
-
-fn text_of(fields: &Map<String, Value>, key: &str) -> Option<String> {
-    let text = fields.get(key)?.as_str()?.trim();
-    (!text.is_empty()).then(|| text.to_owned())
-}
-
-fn listed(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
-}
-
-fn quoted(text: &str) -> String {
-    text.chars().take(QUOTED_MAX_CHARS).collect()
 }
 
 #[cfg(test)]

@@ -23,11 +23,11 @@ use crate::telephony::News;
 use crate::telephony::Opening;
 use crate::telephony::Wire;
 use crate::telephony::WireError;
+use crate::telephony::fields::quoted;
 use crate::telephony::segments::ID_MAX_BYTES;
 use crate::telephony::segments::NAME_MAX_BYTES;
 use crate::telephony::segments::TEXT_MAX_CHARS;
 use crate::telephony::segments::TIME_MAX_MS;
-use crate::telephony::segments::excerpt;
 use crate::telephony::segments::read;
 use crate::telephony::segments::refuse;
 use crate::telephony::segments::say;
@@ -135,11 +135,11 @@ impl ContactLens {
         let contact = text(event, "ContactId").filter(|contact| !contact.is_empty());
         match (contact, &self.contact) {
             (Some(contact), Some(bound)) if contact != bound => {
-                Err(WireError::Foreign(format!("contact {}", excerpt(contact))))
+                Err(WireError::Foreign(format!("contact {}", quoted(contact))))
             }
             (Some(contact), None) => {
                 if contact.parse::<CallId>().is_err() {
-                    return Err(WireError::Malformed(format!("ContactId {:?}", excerpt(contact))));
+                    return Err(WireError::Malformed(format!("ContactId {:?}", quoted(contact))));
                 }
                 self.contact = Some(contact.to_owned());
                 Ok(())

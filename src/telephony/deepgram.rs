@@ -17,10 +17,10 @@ use crate::telephony::News;
 use crate::telephony::Opening;
 use crate::telephony::Wire;
 use crate::telephony::WireError;
+use crate::telephony::fields::quoted;
 use crate::telephony::segments::TEXT_MAX_CHARS;
 use crate::telephony::segments::TIME_MAX_MS;
 use crate::telephony::segments::WORDS_MAX;
-use crate::telephony::segments::excerpt;
 use crate::telephony::segments::is;
 use crate::telephony::segments::read;
 use crate::telephony::segments::refuse;
@@ -204,7 +204,7 @@ impl Deepgram {
             return Ok(());
         }
         if self.former.as_ref() == Some(&stream) {
-            return Err(WireError::Foreign(format!("request {}", excerpt(&stream))));
+            return Err(WireError::Foreign(format!("request {}", quoted(&stream))));
         }
         if !self.stream.is_empty() {
             self.end_all(happenings);

@@ -14,7 +14,6 @@ use crate::telephony::Encoding;
 use crate::telephony::Frame;
 use crate::telephony::Happening;
 use crate::telephony::Heard;
-use crate::telephony::MESSAGE_MAX_BYTES;
 use crate::telephony::Message;
 use crate::telephony::News;
 use crate::telephony::Opening;
@@ -151,13 +150,7 @@ impl Default for Lca {
 
 impl Wire for Lca {
     fn hear(&mut self, message: Message<'_>) -> Result<Heard, WireError> {
-        let bytes = match message {
-            Message::Text(text) => text.len(),
-            Message::Binary(bytes) => bytes.len(),
-        };
-        if bytes > MESSAGE_MAX_BYTES {
-            return Err(WireError::TooLarge { bytes, limit: MESSAGE_MAX_BYTES });
-        }
+        message.check_size()?;
         match message {
             Message::Text(text) => self.hear_text(text),
             Message::Binary(bytes) => self.hear_audio(bytes),

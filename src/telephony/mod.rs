@@ -12,7 +12,10 @@ pub mod audiosocket;
 pub mod chan_websocket;
 pub mod contact_lens;
 pub mod deepgram;
+mod fields;
 pub mod lca;
+mod mistakes;
+mod parameters;
 mod segments;
 pub mod twilio;
 pub mod vonage;
@@ -157,6 +160,23 @@ pub enum Message<'a> {
     Text(&'a str),
     /// A binary message; on TCP, whatever bytes came, cut anywhere.
     Binary(&'a [u8]),
+}
+
+impl Message<'_> {
+    /// Checks that the message is not larger than any wire reads.
+    ///
+    /// # Errors
+    /// [`WireError::TooLarge`] above [`MESSAGE_MAX_BYTES`].
+    fn check_size(&self) -> Result<(), WireError> {
+        let bytes = match self {
+            Message::Text(text) => text.len(),
+            Message::Binary(bytes) => bytes.len(),
+        };
+        match bytes {
+            0..=MESSAGE_MAX_BYTES => Ok(()),
+            _ => Err(WireError::TooLarge { bytes, limit: MESSAGE_MAX_BYTES }),
+        }
+    }
 }
 
 /// What hearing a message came to.

@@ -8,7 +8,6 @@ use crate::event::Segment;
 use crate::event::Word;
 use crate::telephony::Frame;
 use crate::telephony::Happening;
-use crate::telephony::MESSAGE_MAX_BYTES;
 use crate::telephony::Message;
 use crate::telephony::News;
 use crate::telephony::WireError;
@@ -27,16 +26,14 @@ pub(super) const TIME_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 /// Returns the JSON of a message; bytes are taken for text.
 ///
 /// # Errors
-/// [`WireError::TooLarge`] above [`MESSAGE_MAX_BYTES`], [`WireError::Malformed`] where it is no JSON;
+/// [`WireError::TooLarge`] above [`crate::telephony::MESSAGE_MAX_BYTES`], [`WireError::Malformed`] where it is no JSON;
 /// the error names a line and a column, never the text.
 pub(super) fn read(message: Message<'_>) -> Result<Value, WireError> {
+    message.check_size()?;
     let bytes = match message {
         Message::Text(text) => text.as_bytes(),
         Message::Binary(bytes) => bytes,
     };
-    if bytes.len() > MESSAGE_MAX_BYTES {
-        return Err(WireError::TooLarge { bytes: bytes.len(), limit: MESSAGE_MAX_BYTES });
-    }
     serde_json::from_slice(bytes).map_err(|error| WireError::Malformed(error.to_string()))
 }
 
@@ -61,11 +58,6 @@ pub(super) fn time_ms(value: Option<&Value>, unit_ms: f64) -> Option<u64> {
 pub(super) fn share(value: Option<&Value>) -> Option<f32> {
     let share = value.and_then(Value::as_f64).filter(|share| (0.0..=1.0).contains(share))?;
     Some(share as f32)
-}
-
-/// Returns the first 40 characters, for an error.
-pub(super) fn excerpt(text: &str) -> String {
-    text.chars().take(40).collect()
 }
 
 /// Pushes a segment within the limits that the intake of calls has.

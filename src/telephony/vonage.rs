@@ -16,16 +16,14 @@ use crate::telephony::Encoding;
 use crate::telephony::Frame;
 use crate::telephony::Happening;
 use crate::telephony::Heard;
-use crate::telephony::MESSAGE_MAX_BYTES;
 use crate::telephony::Message;
 use crate::telephony::News;
 use crate::telephony::Opening;
 use crate::telephony::Wire;
 use crate::telephony::WireError;
-use crate::telephony::twilio::parameters::Parameters;
+use crate::telephony::mistakes::Mistakes;
+use crate::telephony::parameters::Parameters;
 
-/// How many messages in a row may be bad before the connection ends.
-pub const BAD_IN_A_ROW_MAX: u32 = 50;
 /// The longest id of a call, in bytes.
 const ID_MAX_BYTES: usize = 256;
 /// The headers that may name the call, the first that is there counts.
@@ -40,20 +38,17 @@ pub struct Vonage {
     /// The form of the leg's audio, once it is connected.
     format: Option<AudioFormat>,
     half_sample: Option<u8>,
-    has_understood: bool,
-    bad_in_a_row: u32,
+    mistakes: Mistakes,
 }
 
 impl Vonage {
     /// Returns a leg of `speaker`, unless its headers name the other, that is not connected.
     pub fn new(speaker: Speaker) -> Vonage {
-        Vonage { speaker, format: None, half_sample: None, has_understood: false, bad_in_a_row: 0 }
+        Vonage { speaker, format: None, half_sample: None, mistakes: Mistakes::default() }
     }
 
     fn read(&mut self, text: &str) -> Result<Heard, WireError> {
-        if text.len() > MESSAGE_MAX_BYTES {
-            return Err(WireError::TooLarge { bytes: text.len(), limit: MESSAGE_MAX_BYTES });
-        }
+        Message::Text(text).check_size()?;
         let Ok(fields) = serde_json::from_str::<Map<String, Value>>(text) else {
             return Err(WireError::Malformed("not an object of JSON".to_owned()));
         };
@@ -140,10 +135,7 @@ impl Wire for Vonage {
             Message::Text(text) => self.read(text),
             Message::Binary(bytes) => self.listen(bytes),
         };
-        match &heard {
-            Ok(_) => (self.has_understood, self.bad_in_a_row) = (true, 0),
-            Err(_) => self.bad_in_a_row = self.bad_in_a_row.saturating_add(1),
-        }
+        self.mistakes.note(&heard);
         heard
     }
 
@@ -156,20 +148,10 @@ impl Wire for Vonage {
         Vec::new()
     }
 
-    /// Returns the end of the connection when the leg did not connect as it must, or after
-    /// [`BAD_IN_A_ROW_MAX`] bad messages; nothing else, for there are no words for mistakes.
+    /// Returns the end of the connection when there is no use in hearing on; nothing else, for there are no
+    /// words for mistakes.
     fn refusal(&mut self, error: &WireError) -> Vec<Frame> {
-        if self.bad_in_a_row >= BAD_IN_A_ROW_MAX {
-            return vec![Frame::Close(1008, format!("{BAD_IN_A_ROW_MAX} bad messages in a row"))];
-        }
-        if self.has_understood {
-            return Vec::new();
-        }
-        let code = match error {
-            WireError::Malformed(_) | WireError::TooLarge { .. } | WireError::UnknownAudio(_) => 1003,
-            _ => 1008,
-        };
-        vec![Frame::Close(code, error.code().to_owned())]
+        self.mistakes.refusal(error, false)
     }
 }
 
@@ -220,6 +202,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::telephony::MESSAGE_MAX_BYTES;
+    use crate::telephony::mistakes::BAD_IN_A_ROW_MAX;
 
     fn begun(rate_hz: u32) -> Vonage {
         let mut leg = Vonage::new(Speaker::Customer);

@@ -196,11 +196,6 @@ impl Line {
         }
     }
 
-    /// Returns whether the call is open.
-    pub fn is_open(&self) -> bool {
-        self.open.is_some()
-    }
-
     /// Does what a happening says; the end of a call is [`Line::finish`]'s.
     ///
     /// # Errors
@@ -264,6 +259,7 @@ impl Line {
                 // Nothing of this connection reaches the call any more.
                 self.open = None;
                 self.finals.clear();
+                self.asked.clear();
                 self.partials.clear();
                 self.logged.clear();
                 return Some(Tidings::CutOff(refusal));

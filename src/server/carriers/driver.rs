@@ -270,6 +270,8 @@ impl Driver {
     async fn act(&mut self, happening: Happening) -> Next {
         match (happening, &self.phase) {
             (Happening::Opened(opening), Phase::Waiting) => self.open(opening).await,
+            // A call that is open is not opened again.
+            (Happening::Opened(_), _) => Next::GoOn,
             (Happening::Probed, Phase::Waiting) => {
                 self.phase = Phase::Probing;
                 Next::GoOn

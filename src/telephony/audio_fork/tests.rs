@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::telephony::Encoding;
+use crate::telephony::MESSAGE_MAX_BYTES;
 
 /// What jambonz sends for a call that comes in.
 const JAMBONZ: &str = r#"{"sampleRate":16000,"mixType":"stereo","callSid":"aad0115d","direction":"inbound",

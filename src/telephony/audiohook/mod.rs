@@ -36,7 +36,6 @@ use crate::telephony::Channels;
 use crate::telephony::Frame;
 use crate::telephony::Happening;
 use crate::telephony::Heard;
-use crate::telephony::MESSAGE_MAX_BYTES;
 use crate::telephony::Message;
 use crate::telephony::News;
 use crate::telephony::Wire;
@@ -329,9 +328,7 @@ impl AudioHook {
     }
 
     fn hear_audio(&mut self, bytes: &[u8]) -> Result<Heard, WireError> {
-        if bytes.len() > MESSAGE_MAX_BYTES {
-            return Err(WireError::TooLarge { bytes: bytes.len(), limit: MESSAGE_MAX_BYTES });
-        }
+        Message::Binary(bytes).check_size()?;
         let format = match (self.stage, &self.media) {
             (Stage::Fresh | Stage::Opening, _) => return Err(WireError::TooEarly("audio")),
             // What was on its way when the server said `disconnect`.

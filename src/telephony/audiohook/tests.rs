@@ -13,6 +13,7 @@ use super::*;
 use crate::event::Speaker;
 use crate::telephony::Channels;
 use crate::telephony::Encoding;
+use crate::telephony::MESSAGE_MAX_BYTES;
 use crate::telephony::Opening;
 
 mod conversations;

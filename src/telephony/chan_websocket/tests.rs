@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::telephony::MESSAGE_MAX_BYTES;
 
 const PLAIN: &str = "MEDIA_START connection_id:e226e283 channel:WebSocket/media-1 \
                      channel_id:1700000000.12 format:ulaw optimal_frame_size:160 ptime:20";

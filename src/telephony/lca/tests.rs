@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::telephony::MESSAGE_MAX_BYTES;
 
 fn event(name: &str) -> String {
     json!({

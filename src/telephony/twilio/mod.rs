@@ -8,7 +8,6 @@
 mod message;
 mod opening;
 mod order;
-pub(super) mod parameters;
 pub mod signature;
 #[cfg(test)]
 mod tests;
@@ -34,18 +33,17 @@ use crate::telephony::Encoding;
 use crate::telephony::Frame;
 use crate::telephony::Happening;
 use crate::telephony::Heard;
-use crate::telephony::MESSAGE_MAX_BYTES;
 use crate::telephony::Message;
 use crate::telephony::News;
 use crate::telephony::Wire;
 use crate::telephony::WireError;
+use crate::telephony::fields::quoted;
+use crate::telephony::mistakes::Mistakes;
 use crate::telephony::twilio::message::Envelope;
 use crate::telephony::twilio::opening::Start;
 use crate::telephony::twilio::order::Order;
 use crate::telephony::twilio::order::Repeats;
 
-/// How many messages in a row may be bad before the connection ends.
-pub const BAD_IN_A_ROW_MAX: u32 = 50;
 /// The account that the load generator's streams name.
 const NO_ACCOUNT: &str = "AC00000000000000000000000000000000";
 /// How the payloads are written; some senders leave out the padding.
@@ -124,7 +122,7 @@ impl FromStr for Dialect {
             return Ok(Dialect::SignalWire);
         }
         let named = Dialect::ALL.into_iter().find(|dialect| dialect.as_str() == text);
-        named.ok_or_else(|| DialectError(shorten(text)))
+        named.ok_or_else(|| DialectError(quoted(text)))
     }
 }
 
@@ -136,8 +134,7 @@ impl FromStr for Dialect {
 pub struct Twilio {
     dialect: Dialect,
     stage: Stage,
-    has_understood: bool,
-    bad_in_a_row: u32,
+    mistakes: Mistakes,
 }
 
 #[derive(Debug)]
@@ -159,13 +156,11 @@ struct Stream {
 impl Twilio {
     /// Returns a stream that has not begun.
     pub fn new(dialect: Dialect) -> Twilio {
-        Twilio { dialect, stage: Stage::Waiting, has_understood: false, bad_in_a_row: 0 }
+        Twilio { dialect, stage: Stage::Waiting, mistakes: Mistakes::default() }
     }
 
     fn read(&mut self, text: &str) -> Result<Heard, WireError> {
-        if text.len() > MESSAGE_MAX_BYTES {
-            return Err(WireError::TooLarge { bytes: text.len(), limit: MESSAGE_MAX_BYTES });
-        }
+        Message::Text(text).check_size()?;
         let envelope = message::read(text)?;
         match (envelope.event.as_ref(), &mut self.stage) {
             ("connected", Stage::Waiting) => Ok(Heard::default()),
@@ -191,7 +186,7 @@ impl Twilio {
             (event @ ("connected" | "start" | "media" | "dtmf" | "stop"), _) => {
                 Err(WireError::OutOfPlace(event.to_owned()))
             }
-            (other, _) => Err(WireError::Malformed(format!("unknown event {:?}", shorten(other)))),
+            (other, _) => Err(WireError::Malformed(format!("unknown event {:?}", quoted(other)))),
         }
     }
 
@@ -213,10 +208,7 @@ impl Wire for Twilio {
             Message::Text(text) => self.read(text),
             Message::Binary(_) => Err(WireError::Malformed("a binary message".to_owned())),
         };
-        match &heard {
-            Ok(_) => (self.has_understood, self.bad_in_a_row) = (true, 0),
-            Err(_) => self.bad_in_a_row = self.bad_in_a_row.saturating_add(1),
-        }
+        self.mistakes.note(&heard);
         heard
     }
 
@@ -232,22 +224,11 @@ impl Wire for Twilio {
         Vec::new()
     }
 
-    /// Returns the end of the connection when nothing was understood so far, when the stream's audio
-    /// cannot be read, or after [`BAD_IN_A_ROW_MAX`] bad messages; nothing else, for there are no words
-    /// for mistakes.
+    /// Returns the end of the connection when there is no use in hearing on; nothing else, for there are no
+    /// words for mistakes.
     fn refusal(&mut self, error: &WireError) -> Vec<Frame> {
-        if self.bad_in_a_row >= BAD_IN_A_ROW_MAX {
-            return vec![Frame::Close(1008, format!("{BAD_IN_A_ROW_MAX} bad messages in a row"))];
-        }
         let is_silent = matches!(error, WireError::UnknownAudio(_)) && matches!(self.stage, Stage::Waiting);
-        if self.has_understood && !is_silent {
-            return Vec::new();
-        }
-        let code = match error {
-            WireError::Malformed(_) | WireError::TooLarge { .. } | WireError::UnknownAudio(_) => 1003,
-            _ => 1008,
-        };
-        vec![Frame::Close(code, error.code().to_owned())]
+        self.mistakes.refusal(error, is_silent)
     }
 }
 
@@ -302,7 +283,7 @@ impl Stream {
             };
         };
         let speaker = opening::speaker(track).filter(|named| tracks.is_empty() || tracks.contains(named));
-        speaker.ok_or_else(|| WireError::Foreign(format!("track {:?}", shorten(track))))
+        speaker.ok_or_else(|| WireError::Foreign(format!("track {:?}", quoted(track))))
     }
 
     fn samples(&self, payload: &str) -> Result<Vec<u8>, WireError> {
@@ -340,11 +321,6 @@ impl Stream {
         let waiting: Vec<order::Frame> = self.orders.iter_mut().flatten().flat_map(Order::flush).collect();
         waiting.into_iter().map(|frame| self.audio(frame)).collect()
     }
-}
-
-/// Returns as much of a sender's text as an error may show.
-fn shorten(text: &str) -> String {
-    text.chars().take(40).collect()
 }
 
 /// Returns the first message that Twilio sends.

@@ -8,9 +8,9 @@ use crate::event::Speaker;
 use crate::telephony::Encoding;
 use crate::telephony::Opening;
 use crate::telephony::WireError;
+use crate::telephony::fields::quoted;
+use crate::telephony::parameters::Parameters;
 use crate::telephony::twilio::Dialect;
-use crate::telephony::twilio::parameters::Parameters;
-use crate::telephony::twilio::shorten;
 
 /// The longest id of a call, a stream or an account, in bytes.
 const ID_MAX_BYTES: usize = 256;
@@ -172,7 +172,7 @@ fn loose_headers(text: &str) -> Map<String, Value> {
 /// Returns how the samples are written and how many there are in a second.
 fn audio(dialect: Dialect, format: Option<&Value>) -> Result<(Encoding, u32), WireError> {
     let unknown = |what: &str, value: &Value| {
-        Err(WireError::UnknownAudio(format!("{what} {}", shorten(&value.to_string()))))
+        Err(WireError::UnknownAudio(format!("{what} {}", quoted(&value.to_string()))))
     };
     let format = format.unwrap_or(&Value::Null);
     let mut rate = first(format, &["sampleRate", "sample_rate"]).cloned();

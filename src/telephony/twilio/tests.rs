@@ -4,7 +4,9 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::telephony::MESSAGE_MAX_BYTES;
 use crate::telephony::Opening;
+use crate::telephony::mistakes::BAD_IN_A_ROW_MAX;
 
 const FRAME: [u8; 160] = [0x7f; 160];
 

@@ -100,6 +100,14 @@ impl Session {
         ms * u64::from(RATE_HZ) / 1_000
     }
 
+    /// Waits until the frame of a channel at this position has been spoken, and returns it as 16-bit samples.
+    async fn next_linear(&self, channel: usize, started: Instant, at_ms: u64) -> Vec<u8> {
+        let due = self.due(started, at_ms + FRAME_MS);
+        sleep_until(due).await;
+        self.tally.sent(FRAME_MS, due.elapsed());
+        self.recording.linear(channel, Self::at(at_ms), Self::at(FRAME_MS) as usize)
+    }
+
     async fn twilio(&self) -> anyhow::Result<()> {
         let path = "/v1/carriers/twilio";
         let mut headers = Vec::new();
@@ -154,11 +162,7 @@ impl Session {
         self.tally.opened();
         let started = Instant::now();
         for at_ms in (0..self.length_ms).step_by(FRAME_MS as usize) {
-            let due = self.due(started, at_ms + FRAME_MS);
-            sleep_until(due).await;
-            let bytes = self.recording.linear(channel, Self::at(at_ms), Self::at(FRAME_MS) as usize);
-            socket.send_binary(bytes).await?;
-            self.tally.sent(FRAME_MS, due.elapsed());
+            socket.send_binary(self.next_linear(channel, started, at_ms).await).await?;
         }
         // Vonage has no word for the end: the leg hangs up.
         socket.close().await;
@@ -188,11 +192,8 @@ impl Session {
         self.tally.opened();
         let started = Instant::now();
         for at_ms in (0..self.length_ms).step_by(FRAME_MS as usize) {
-            let due = self.due(started, at_ms + FRAME_MS);
-            sleep_until(due).await;
-            let bytes = self.recording.linear(channel, Self::at(at_ms), Self::at(FRAME_MS) as usize);
+            let bytes = self.next_linear(channel, started, at_ms).await;
             stream.write_all(&audiosocket::audio(RATE_HZ, &bytes)).await?;
-            self.tally.sent(FRAME_MS, due.elapsed());
         }
         stream.write_all(&audiosocket::hangup()).await?;
         // The server hangs up too, when what was said last is on disk.

@@ -6,6 +6,8 @@
 use serde_json::Map;
 use serde_json::Value;
 
+use crate::telephony::fields::listed;
+
 /// The most pairs that are kept for the metadata.
 const KEPT_MAX: usize = 64;
 /// The most bytes of names and values that are kept for the metadata: half of what a call may have.
@@ -34,7 +36,7 @@ const SECRET_NAMES: [&str; 6] = ["auth", "key", "pass", "pin", "pwd", "sig"];
 
 /// What the pairs say.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(in crate::telephony) struct Parameters {
+pub(super) struct Parameters {
     /// The agent's user name.
     pub agent: Option<String>,
     /// The customer, a number or a name.
@@ -51,7 +53,7 @@ pub(in crate::telephony) struct Parameters {
 impl Parameters {
     /// Takes one pair. Values that are no text, number or truth value and empty ones say nothing;
     /// names are read in any case, and a later pair of the same name wins.
-    pub(in crate::telephony) fn add(&mut self, name: &str, value: &Value) {
+    pub(super) fn add(&mut self, name: &str, value: &Value) {
         let text = match value {
             Value::String(text) => text.trim().to_owned(),
             Value::Number(_) | Value::Bool(_) => value.to_string(),
@@ -64,7 +66,7 @@ impl Parameters {
             "agent" => self.agent = Some(text),
             "customer" => self.customer = Some(text),
             "language" => self.language = Some(text),
-            "knowledge" => self.knowledge = bases(&text),
+            "knowledge" => self.knowledge = listed(&text).into_iter().take(BASES_READ_MAX).collect(),
             _ => self.keep(name.trim(), text),
         }
     }
@@ -80,14 +82,8 @@ impl Parameters {
     }
 }
 
-/// Returns the names of a list with commas.
-fn bases(text: &str) -> Vec<String> {
-    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
-    names.take(BASES_READ_MAX).map(str::to_owned).collect()
-}
-
 /// Returns whether a value of this name must not be stored.
-pub(in crate::telephony) fn is_secret(name: &str) -> bool {
+pub(super) fn is_secret(name: &str) -> bool {
     let letters = name.chars().filter(|c| c.is_alphanumeric());
     let plain = letters.collect::<String>().to_ascii_lowercase();
     SECRET_NAMES.contains(&plain.as_str()) || SECRET_PARTS.iter().any(|part| plain.contains(part))
