@@ -167,6 +167,18 @@ pub struct Prosody {
     pub pauses: u32,
     /// How long it was spoken in, without pauses, in milliseconds.
     pub spoken_ms: u64,
+    /// How it differs from the speaker's turns before; none until there are a few.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub contrast: Option<Contrast>,
+}
+
+/// How a segment sounded against the speaker's turns before.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Contrast {
+    /// How much louder, in decibels.
+    pub louder_db: f32,
+    /// How much higher its median pitch is, in semitones.
+    pub higher: f32,
 }
 
 /// What the customer feels, judged from the words in context.
@@ -224,6 +236,20 @@ impl Emotion {
             Emotion::Sad => -0.6,
             Emotion::Frustrated => -0.7,
             Emotion::Angry => -1.0,
+        }
+    }
+
+    /// Returns how excited somebody who feels it is, from −1 to 1. Source: the circumplex of Russell 1980,
+    /// read roughly.
+    pub fn arousal(self) -> f32 {
+        match self {
+            Emotion::Neutral => 0.0,
+            Emotion::Satisfied => 0.2,
+            Emotion::Confused => 0.1,
+            Emotion::Worried => 0.5,
+            Emotion::Sad => -0.5,
+            Emotion::Frustrated => 0.6,
+            Emotion::Angry => 1.0,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
+use audio_codec_algorithms::encode_ulaw;
 use chatdlm::app::App;
 use chatdlm::config::Config;
 use chatdlm::speech::ggml;
@@ -324,5 +325,53 @@ async fn a_speaker_that_was_corrected_is_corrected_in_the_call() {
         ]
     );
     assert_eq!(segments[1]["id"], segments[2]["id"]);
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_of_a_line_that_was_taken_over_still_reach_the_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("words.bin");
+    ggml::saying::write_saying(&model, &WORDS).unwrap();
+    let app = common::start(&folder.path().join("data"), config(Some(&model))).await;
+    let key = common::ingest_key(&app).await;
+    let bearer = format!("Bearer {key}");
+    let header = ("authorization", bearer.as_str());
+    let (speech, _) = wav::read(&fixture("narrowband.wav")).unwrap();
+    let mulaw: Vec<u8> = speech[0].iter().map(|&sample| encode_ulaw(sample)).collect();
+
+    let mut first = Client::connect(app.address, "/v1/carriers/twilio", header).await;
+    first.send_text(twilio::connected()).await;
+    first.send_text(twilio::start("CAtaken", "MZfirst", &["inbound"], &[])).await;
+    // Two seconds of somebody who goes on speaking.
+    for (at, chunk) in mulaw.chunks_exact(160).take(100).enumerate() {
+        let number = at as u64 + 1;
+        first.send_text(twilio::media(number + 1, "MZfirst", "inbound", number, number * 20, chunk)).await;
+    }
+    let cookie = common::cookie(&app, "sup", Role::Supervisor).await;
+    let mut watcher = loop {
+        if let Ok(watcher) = Client::try_watch(&app, "/v1/calls/CAtaken/events?after=0", &cookie).await {
+            break watcher;
+        }
+        tokio::task::yield_now().await;
+    };
+    // Words so far mean that the turn was heard and is not over.
+    watcher.until("segment").await;
+    let mut second = Client::connect(app.address, "/v1/carriers/twilio", header).await;
+    second.send_text(twilio::connected()).await;
+    second.send_text(twilio::start("CAtaken", "MZsecond", &["inbound"], &[])).await;
+    loop {
+        let (segment, _) = watcher.until("segment").await;
+        if segment["tentative"] != true {
+            assert_eq!(
+                (&segment["text"], &segment["speaker"]),
+                (&json!(WORDS.join(" ")), &json!("customer"))
+            );
+            break;
+        }
+    }
+    second.send_text(twilio::stop(2, "CAtaken", "MZsecond")).await;
+    let events = events(&app, "CAtaken").await;
+    assert_eq!((of(&events, "segment").len(), of(&events, "prosody").len()), (1, 1), "{events:?}");
     app.stop().await.unwrap();
 }

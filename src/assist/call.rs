@@ -296,6 +296,7 @@ impl Actor {
             }
             message if self.ending.is_some() => refuse(message, &self.closed()),
             Message::Say { spoken, reply, .. } => self.hear(*spoken, reply),
+            Message::SayLate { spoken } => self.settle_spoken(*spoken, None),
             Message::Partial { segment, .. } => {
                 let segment = self.observer.partial(segment);
                 self.outbox.tentative.push(Event::Segment(segment));
@@ -334,13 +335,14 @@ impl Actor {
         self.feeders += 1;
         let (detached, cut_off) = oneshot::channel();
         self.feeder = Some(Feeder { id: self.feeders, detached });
+        let seq = self.state.as_ref().map_or(0, |state| state.record.seq);
         let resume_after = self.state.as_ref().map_or(0, |state| state.record.resume_after);
         let duration_ms = self.state.as_ref().map_or(0, |state| state.record.duration_ms);
         let known =
             self.state.iter().flat_map(|state| &state.segments).map(|known| known.id.clone()).collect();
         let voice = self.state.as_ref().map_or_else(Voice::default, |state| state.voice.clone());
         let feeder = self.feeders;
-        let attached = Attached { resume_after, duration_ms, voice, known, feeder, detached: cut_off };
+        let attached = Attached { seq, resume_after, duration_ms, voice, known, feeder, detached: cut_off };
         self.answer(reply, attached);
     }
 
@@ -392,15 +394,21 @@ impl Actor {
             send(reply, Err(Refusal::OutOfOrder { seq, last }));
             return;
         }
-        let id = spoken.segment.id.clone();
-        let speaker = spoken.segment.speaker;
+        self.settle_spoken(spoken, Some(seq));
+        self.answer(reply, ());
+    }
+
+    /// Settles a final segment, redacted, with what is seen in it at once; the customer's newest is asked about.
+    fn settle_spoken(&mut self, spoken: Spoken, seq: Option<u64>) {
+        let Segment { id, speaker, end_ms, .. } = spoken.segment.clone();
+        let newest = self.state.as_ref().and_then(|state| state.segments.back());
+        let is_newest = newest.is_none_or(|newest| newest.end_ms <= end_ms) || seq.is_some();
         for event in self.observer.segment(spoken) {
-            let ingest_seq = matches!(event, Event::Segment(_)).then_some(seq);
+            let ingest_seq = seq.filter(|_| matches!(event, Event::Segment(_)));
             self.settle_from(event, ingest_seq);
         }
         count(&self.parts.counters.segments);
-        self.answer(reply, ());
-        if speaker == Speaker::Customer {
+        if speaker == Speaker::Customer && is_newest {
             self.ask(id);
         }
     }

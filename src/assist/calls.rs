@@ -233,6 +233,12 @@ impl Feed {
         self.send(|reply| Message::Say { feeder, spoken: Box::new(spoken), reply }).await
     }
 
+    /// Says what was heard before another sender took over.
+    pub(super) async fn say_late(&self, spoken: Spoken) {
+        // A call that ended hears no more.
+        let _ = self.mailbox.send(Message::SayLate { spoken: Box::new(spoken) }).await;
+    }
+
     /// Shows a partial segment, unless the call is busy: the next one replaces it anyway.
     pub fn show(&self, segment: Segment) {
         let feeder = self.attached.feeder;

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::event::CallId;
 use crate::event::Channel;
+use crate::event::Prosody;
 use crate::event::Segment;
 use crate::event::Word;
 
@@ -141,6 +142,9 @@ pub struct Spoken {
     /// The words with their times, when the sender knows them.
     #[serde(default)]
     pub words: Option<Vec<Word>>,
+    /// How it sounded, where we heard it ourselves.
+    #[serde(skip)]
+    pub prosody: Option<Prosody>,
 }
 
 /// Ends a call.
@@ -219,7 +223,7 @@ pub(super) fn check_start(start: Start) -> Result<Start, Refusal> {
 
 /// Checks the limits of a segment.
 pub(super) fn check_segment(spoken: Spoken) -> Result<Spoken, Refusal> {
-    let Spoken { seq, segment, words } = &spoken;
+    let Spoken { seq, segment, words, prosody: _ } = &spoken;
     if *seq == 0 || i64::try_from(*seq).is_err() {
         return Err(invalid("seq", "must be from 1 to 2^63 - 1".to_owned()));
     }

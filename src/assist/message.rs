@@ -21,6 +21,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 /// What a sender gets when its call is open.
 #[derive(Debug)]
 pub struct Attached {
+    /// The number of the call's last event so far.
+    pub seq: u64,
     /// The highest sender's number that is durable.
     pub resume_after: u64,
     /// The end of what was said so far, in milliseconds from the call's start.
@@ -96,6 +98,10 @@ pub(super) enum Message {
         spoken: Box<Spoken>,
         reply: Reply<()>,
     },
+    /// The words of something that a sender heard before another took over.
+    SayLate {
+        spoken: Box<Spoken>,
+    },
     Partial {
         feeder: u64,
         segment: Segment,
@@ -137,6 +143,10 @@ pub(super) fn refuse(message: Message, refusal: &Refusal) {
         Message::Attach { reply, .. } => send(reply, Err(refusal.clone())),
         Message::Say { reply, .. } | Message::End { reply, .. } => send(reply, Err(refusal.clone())),
         Message::Act { reply, .. } => send(reply, Err(refusal.clone())),
-        Message::Partial { .. } | Message::Sense { .. } | Message::Revise { .. } | Message::CloseIfLost => {}
+        Message::SayLate { .. }
+        | Message::Partial { .. }
+        | Message::Sense { .. }
+        | Message::Revise { .. }
+        | Message::CloseIfLost => {}
     }
 }

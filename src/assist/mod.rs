@@ -16,7 +16,6 @@ mod ground;
 pub mod intake;
 pub mod library;
 pub mod line;
-mod loudness;
 mod message;
 mod observe;
 mod quote;

@@ -11,10 +11,12 @@ use crate::event::Channel;
 use crate::event::Emotion;
 use crate::event::Envelope;
 use crate::event::Event;
+use crate::event::Prosody;
 use crate::event::Segment;
 use crate::event::Severity;
 use crate::event::Speaker;
 use crate::event::TermAction;
+use crate::monitor::arousal;
 use crate::monitor::redact;
 use crate::monitor::redact::Redactor;
 use crate::monitor::sensitive::FoundTerm;
@@ -35,6 +37,8 @@ pub(super) struct Observer {
     channel: Channel,
     /// The latest segment's end, in milliseconds from the call's start.
     end_ms: u64,
+    /// The customer's latest segment that was heard, and how far they raised their voice in it.
+    raised: Option<(String, f32)>,
 }
 
 impl Observer {
@@ -48,6 +52,7 @@ impl Observer {
             alerts: EmotionAlerts::default(),
             channel: Channel::Voice,
             end_ms: 0,
+            raised: None,
         }
     }
 
@@ -58,7 +63,7 @@ impl Observer {
 
     /// Returns the events of a final segment, the segment itself first.
     pub fn segment(&mut self, spoken: Spoken) -> Vec<Event> {
-        let Spoken { segment, words, .. } = spoken;
+        let Spoken { segment, words, prosody, .. } = spoken;
         self.end_ms = self.end_ms.max(segment.end_ms);
         let redacted = self.redactor.redact_final(heard(&segment));
         let (redacted, terms) = self.terms.load().apply(redacted);
@@ -86,6 +91,10 @@ impl Observer {
             events.extend(alert);
         }
         events.extend(rate);
+        if let Some(prosody) = prosody {
+            self.hear_voice(&id, speaker, &prosody);
+            events.push(Event::Prosody { segment: id, speaker, prosody });
+        }
         events
     }
 
@@ -103,7 +112,10 @@ impl Observer {
     }
 
     /// Returns the events of an emotion reading of the customer.
-    pub fn emotion(&mut self, segment: String, scores: BTreeMap<Emotion, f32>) -> Vec<Event> {
+    pub fn emotion(&mut self, segment: String, mut scores: BTreeMap<Emotion, f32>) -> Vec<Event> {
+        if let Some((_, raised)) = self.raised.as_ref().filter(|(heard, _)| *heard == segment) {
+            arousal::lean(&mut scores, *raised);
+        }
         let likeliest = scores.iter().max_by(|a, b| a.1.total_cmp(b.1));
         let Some((&label, _)) = likeliest else { return Vec::new() };
         let expected: f32 = scores.iter().map(|(emotion, p)| emotion.valence() * p).sum();
@@ -131,11 +143,18 @@ impl Observer {
                 self.redactor.redact_final(heard(segment));
                 self.rate(segment, &[]);
             }
+            Event::Prosody { segment, speaker, prosody } => self.hear_voice(segment, *speaker, prosody),
             Event::Emotion { label, valence, .. } => {
                 self.trend = self.trend.after(*valence);
                 self.alerts.hear(*label, self.trend.trend, self.end_ms);
             }
             _ => {}
+        }
+    }
+
+    fn hear_voice(&mut self, segment: &str, speaker: Speaker, prosody: &Prosody) {
+        if let (Speaker::Customer, Some(contrast)) = (speaker, prosody.contrast) {
+            self.raised = Some((segment.to_owned(), arousal::raised(contrast)));
         }
     }
 

@@ -226,8 +226,14 @@ mod tests {
     use crate::event::Prosody;
 
     fn line(speaker: Speaker, start_ms: u64, text: &str) -> Line {
-        let prosody =
-            Prosody { energy_db: -20.0, pitch_hz: None, pitch_range: 0.0, pauses: 0, spoken_ms: 500 };
+        let prosody = Prosody {
+            energy_db: -20.0,
+            pitch_hz: None,
+            pitch_range: 0.0,
+            pauses: 0,
+            spoken_ms: 500,
+            contrast: None,
+        };
         let turn =
             Turn { number: 1, speaker, start_ms, end_ms: start_ms + 1_500, prosody, samples: Vec::new() };
         let word = |text: &str| Word {

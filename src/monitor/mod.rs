@@ -1,5 +1,6 @@
 //! Segment to observations: emotion, speech rate, sensitive terms, redaction.
 
+pub mod arousal;
 mod chain;
 pub mod emotion;
 pub mod redact;

@@ -129,7 +129,10 @@ impl Socket {
                 Some(Ok(AggregatedMessage::Ping(payload))) => self.pong(&payload).await,
                 Some(Ok(AggregatedMessage::Pong(_))) => {}
                 Some(Ok(AggregatedMessage::Close(reason))) => {
-                    return Heard::Closed(reason.map_or(NO_STATUS, |reason| reason.code.into()));
+                    let code = reason.as_ref().map_or(NO_STATUS, |reason| reason.code.into());
+                    // The other side waits for the same (RFC 6455, section 5.5.1), unless it is gone already.
+                    let _ = self.session.clone().close(reason).await;
+                    return Heard::Closed(code);
                 }
                 None => return Heard::Gone,
                 Some(Err(ProtocolError::Io(error))) if error.kind() == std::io::ErrorKind::InvalidData => {

@@ -13,6 +13,7 @@ use crate::speech::activity::Change;
 use crate::speech::activity::FRAME;
 use crate::speech::activity::FRAME_MS;
 use crate::speech::activity::TurnRules;
+use crate::speech::contrast::UsualVoice;
 use crate::speech::prosody::ProsodyMeter;
 use crate::speech::resample::RATE_HZ;
 use crate::speech::resample::Resampler;
@@ -93,6 +94,7 @@ struct Ear {
     rest: Vec<f32>,
     activity: Activity,
     prosody: ProsodyMeter,
+    usual: UsualVoice,
     /// The latest samples: the lead, or the turn under way with its lead.
     kept: VecDeque<i16>,
     /// The turn under way: its number, start and how much of it the last partial had.
@@ -110,6 +112,7 @@ impl Ear {
             rest: Vec::with_capacity(FRAME),
             activity: Activity::new(rules),
             prosody: ProsodyMeter::default(),
+            usual: UsualVoice::default(),
             kept: VecDeque::new(),
             turn: None,
             ahead: VecDeque::new(),
@@ -156,27 +159,34 @@ impl Listener {
             return sensed;
         }
         let side = index(speaker);
-        self.move_up(side, &mut sensed);
+        let own_ms = samples.len() as u64 * 1_000 / u64::from(rate_hz);
+        self.move_up(side, own_ms, &mut sensed);
         let ear = &mut self.ears[side];
         if ear.resampler.as_ref().is_none_or(|(known, _)| *known != rate_hz) {
             ear.resampler = Some((rate_hz, Resampler::new(rate_hz)));
         }
-        let mut waiting = std::mem::take(&mut ear.rest);
+        let mut resampled = Vec::new();
         if let Some((_, resampler)) = &mut ear.resampler {
-            resampler.take(samples, &mut waiting);
+            resampler.take(samples, &mut resampled);
         }
-        let mut frames = waiting.chunks_exact(FRAME);
-        for frame in &mut frames {
-            self.hear_frame(side, frame, &mut sensed);
-        }
-        self.ears[side].rest = frames.remainder().to_vec();
+        self.hear_resampled(side, &resampled, &mut sensed);
         self.measure(&mut sensed);
         sensed
     }
 
-    /// Lets time pass of which nothing was sent.
+    /// Lets time pass of which nothing was sent. Less than the pause that ends a turn is a pause in it.
     pub fn skip(&mut self, ms: u64) -> Vec<Sensed> {
         let mut sensed = Vec::new();
+        if ms < self.rules.turns.pause_ms {
+            let silence = vec![0.0; (ms * SAMPLES_A_MS) as usize];
+            for side in 0..2 {
+                if self.ears[side].is_open {
+                    self.hear_resampled(side, &silence, &mut sensed);
+                }
+            }
+            self.measure(&mut sensed);
+            return sensed;
+        }
         let frames = (ms / FRAME_MS).min(SKIP_MAX_FRAMES) as usize;
         for side in 0..2 {
             self.skip_ear(side, ms, &mut sensed);
@@ -204,10 +214,11 @@ impl Listener {
         sensed
     }
 
-    /// Brings an ear to the other's place, when it first hears or has missed too much.
-    fn move_up(&mut self, side: usize, sensed: &mut Vec<Sensed>) {
+    /// Brings an ear that is about to hear `own_ms` to the other's place, when it first hears or has missed too
+    /// much. Channels of one message come one after the other, and neither is late.
+    fn move_up(&mut self, side: usize, own_ms: u64, sensed: &mut Vec<Sensed>) {
         let there_ms = self.ears[1 - side].activity.now_ms();
-        let behind_ms = there_ms.saturating_sub(self.ears[side].activity.now_ms());
+        let behind_ms = there_ms.saturating_sub(self.ears[side].activity.now_ms() + own_ms);
         let is_first = !std::mem::replace(&mut self.ears[side].is_open, true);
         if behind_ms > BEHIND_MAX_MS || (is_first && behind_ms > 0) {
             self.skip_ear(side, behind_ms / FRAME_MS * FRAME_MS, sensed);
@@ -230,6 +241,17 @@ impl Listener {
         if let Some(change) = self.ears[side].activity.finish() {
             self.change(side, change, sensed);
         }
+    }
+
+    /// Hears samples at 16 kHz, whole frames of them; the rest waits for more.
+    fn hear_resampled(&mut self, side: usize, samples: &[f32], sensed: &mut Vec<Sensed>) {
+        let mut waiting = std::mem::take(&mut self.ears[side].rest);
+        waiting.extend_from_slice(samples);
+        let mut frames = waiting.chunks_exact(FRAME);
+        for frame in &mut frames {
+            self.hear_frame(side, frame, sensed);
+        }
+        self.ears[side].rest = frames.remainder().to_vec();
     }
 
     fn hear_frame(&mut self, side: usize, frame: &[f32], sensed: &mut Vec<Sensed>) {
@@ -264,7 +286,8 @@ impl Listener {
             Change::Began(start_ms) => start_ms,
             Change::Ended(start_ms, end_ms) => {
                 let number = ear.turn.take().map_or(0, |(number, ..)| number);
-                let prosody = std::mem::take(&mut ear.prosody).finish();
+                let mut prosody = std::mem::take(&mut ear.prosody).finish();
+                prosody.contrast = ear.usual.hear(&prosody);
                 let samples = ear.samples(start_ms, end_ms);
                 let speaker = ear.speaker;
                 sensed.push(Sensed::Final(Turn { number, speaker, start_ms, end_ms, prosody, samples }));
@@ -412,6 +435,31 @@ mod tests {
         listener.hear(Speaker::Customer, &babble(2.0), 8_000);
         let sensed = listener.finish();
         assert!(finals(&sensed)[0].start_ms > 6_500, "{}", finals(&sensed)[0].start_ms);
+    }
+
+    #[test]
+    fn a_short_gap_is_a_pause_of_the_turn_that_counts() {
+        let mut listener = Listener::new(RULES);
+        listener.hear(Speaker::Customer, &babble(2.0), 8_000);
+        assert_eq!(finals(&listener.skip(300)).len(), 0);
+        listener.hear(Speaker::Customer, &babble(2.0), 8_000);
+        let sensed = listener.finish();
+        let turn = finals(&sensed)[0];
+        assert!((4_000..4_500).contains(&turn.end_ms), "{turn:?}");
+        assert_eq!(turn.samples.len() as u64, (turn.end_ms - turn.start_ms) * SAMPLES_A_MS);
+    }
+
+    #[test]
+    fn both_channels_of_long_messages_are_at_the_same_place() {
+        let mut listener = Listener::new(RULES);
+        for _ in 0..5 {
+            for speaker in [Speaker::Customer, Speaker::Agent] {
+                listener.hear(speaker, &[0.0; 1_600], 8_000);
+            }
+        }
+        let [customer, agent] = [0, 1].map(|side| listener.ears[side].activity.now_ms());
+        assert_eq!(customer, agent);
+        assert!(customer.abs_diff(1_000) <= FRAME_MS, "{customer}");
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Bytes to segments: what carriers send, made into turns of speech, and turns into words.
 //!
 //! Read in this order: [`audio`] (bytes to samples), [`resample`] (any rate to 16 kHz), [`activity`] (where
-//! somebody speaks), [`prosody`] (how it sounds), [`talk`] (who speaks when), [`listener`] (all of these for
+//! somebody speaks), [`prosody`] (how it sounds), [`contrast`] (against
+//! the turns before), [`talk`] (who speaks when), [`listener`] (all of these for
 //! one call), [`whisper`] (words, on threads of their own), [`guard`] (what it made up), [`ggml`] (its files), [`wav`] (recordings).
 
 pub mod activity;
 pub mod audio;
+pub mod contrast;
 pub mod ggml;
 pub mod guard;
 pub mod listener;

@@ -85,6 +85,7 @@ impl ProsodyMeter {
             pitch_range: low.zip(high).map_or(0.0, |(low, high)| (high - low) as f32 / BINS_A_SEMITONE),
             pauses: self.pauses,
             spoken_ms: self.frames * FRAME_MS,
+            contrast: None,
         }
     }
 

@@ -285,6 +285,11 @@ pub trait Wire: Send {
         false
     }
 
+    /// Returns whether the carrier was told to go and leaves by itself.
+    fn is_leaving(&self) -> bool {
+        false
+    }
+
     /// Returns what the wire still holds of a connection that is gone without an end.
     fn rest(&mut self) -> Vec<Happening> {
         Vec::new()

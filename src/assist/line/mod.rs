@@ -6,16 +6,15 @@
 
 mod news;
 mod told;
+mod words;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use std::time::Instant;
 
 use chrono::Utc;
-use futures_util::FutureExt;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
@@ -23,16 +22,12 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Interval;
 use tokio::time::MissedTickBehavior;
 
-use crate::assist::calls::Acknowledgement;
 use crate::assist::calls::Calls;
 use crate::assist::calls::Feed;
 use crate::assist::intake;
 use crate::assist::intake::Refusal;
-use crate::assist::intake::Spoken;
 use crate::assist::intake::Start;
 use crate::assist::line::news::News;
-use crate::assist::loudness::Loudness;
-use crate::bus::Published;
 use crate::event::CALL_ID_MAX_BYTES;
 use crate::event::CallId;
 use crate::event::CallIdError;
@@ -49,10 +44,8 @@ use crate::speech::audio;
 use crate::speech::listener::Listener;
 use crate::speech::listener::Sensed;
 use crate::speech::listener::Turn;
-use crate::speech::talk::index;
 use crate::speech::whisper::Recognised;
 use crate::speech::whisper::Recogniser;
-use crate::speech::whisper::Request;
 use crate::telephony::AudioFormat;
 use crate::telephony::Channels;
 use crate::telephony::Happening;
@@ -106,8 +99,8 @@ pub enum Progress {
     WordsSoFar(Turn, Option<Recognised>),
     /// What became of a segment on its way to the log.
     Logged(Result<(), Refusal>),
-    /// Something that the call published.
-    Published(Arc<Published>),
+    /// Something of the call that the carrier may be told.
+    News(Tidings),
     /// Another line or the log's failure took the call away.
     CutOff(Refusal),
     /// Time to show the measures.
@@ -143,7 +136,8 @@ pub struct Line {
     /// When each final in `finals` was asked for, oldest first.
     asked: VecDeque<Instant>,
     logged: FuturesOrdered<BoxFuture<'static, Result<(), Refusal>>>,
-    loudness: Loudness,
+    /// When people were last told that the customer raised their voice, in milliseconds of what was heard.
+    raised_ms: Option<u64>,
     shown: Interval,
     /// The number of each speaker's latest turn whose words are final: customer, agent.
     said: [u64; 2],
@@ -182,7 +176,7 @@ impl Line {
             partials: FuturesUnordered::new(),
             asked: VecDeque::new(),
             logged: FuturesOrdered::new(),
-            loudness: Loudness::default(),
+            raised_ms: None,
             shown,
             said: [0; 2],
             heard_at: Instant::now(),
@@ -219,11 +213,7 @@ impl Line {
                     open.feed.revise(segment, speaker).await;
                 }
             }
-            Happening::Language(language) => {
-                if let Some(open) = &mut self.open {
-                    open.language = language;
-                }
-            }
+            Happening::Language(language) => self.change_language(language).await,
         }
         Ok(())
     }
@@ -237,7 +227,7 @@ impl Line {
             Some((turn, words)) = self.partials.next(), if !self.partials.is_empty() => {
                 Progress::WordsSoFar(turn, words)
             }
-            published = next_news(&mut open.news) => Progress::Published(published),
+            tidings = next_news(&mut open.news) => Progress::News(tidings),
             reason = &mut open.feed.attached.detached => {
                 // Without a reason the actor has failed: the carrier may come back at once.
                 Progress::CutOff(reason.unwrap_or(Refusal::NotDurable))
@@ -256,12 +246,9 @@ impl Line {
                 refusal @ (Refusal::TakenOver | Refusal::NotDurable | Refusal::Stopping),
             ))
             | Progress::CutOff(refusal) => {
-                // Nothing of this connection reaches the call any more.
-                self.open = None;
-                self.finals.clear();
-                self.asked.clear();
-                self.partials.clear();
-                self.logged.clear();
+                let sensed = self.listener.finish();
+                self.act_on(sensed).await;
+                self.hand_over();
                 return Some(Tidings::CutOff(refusal));
             }
             Progress::Logged(Err(refusal)) => {
@@ -269,10 +256,7 @@ impl Line {
                 let message = format!("something the carrier said was refused: {}", refusal.code());
                 self.alert("carrier", Severity::Warning, message).await;
             }
-            Progress::Published(published) => {
-                let news = self.open.as_ref().and_then(|open| open.news.as_ref());
-                return news.and_then(|news| news.tidings(&published));
-            }
+            Progress::News(tidings) => return Some(tidings),
             Progress::Tick => {
                 if self.has_audio && !self.is_quiet && self.heard_at.elapsed() >= SILENT_AFTER {
                     // Audio stopped coming: whatever was said is over.
@@ -297,7 +281,9 @@ impl Line {
         if let Some(open) = &mut self.open {
             // A call that cannot be closed now is closed by the log's next reader.
             let _ = open.feed.end(reason).await.await;
-            tidings.extend(open.news.iter_mut().flat_map(News::rest));
+            if let Some(news) = &mut open.news {
+                tidings.extend(news.rest().await);
+            }
         }
         self.open = None;
         tidings
@@ -356,7 +342,10 @@ impl Line {
         let offset_ms = feed.attached.duration_ms.max(feed.attached.voice.heard_ms);
         let seq = feed.attached.resume_after;
         self.before = feed.attached.voice.clone();
-        let news = self.wants_news.then(|| News::new(self.calls.parts().bus.watch_call(&key), offset_ms));
+        let (parts, seen) = (self.calls.parts(), feed.attached.seq);
+        let news = self
+            .wants_news
+            .then(|| News::new(parts.bus.watch_call(&key), parts.store.clone(), key, seen, offset_ms));
         self.open = Some(Open { feed, prefix: format!("v{seq}-"), seq, language, offset_ms, news });
         Ok(())
     }
@@ -374,6 +363,17 @@ impl Line {
             }
         }
         unreachable!("the last part is opened or refused")
+    }
+
+    /// Has what is said from now on recognised in another language; what was said before is of the old one.
+    async fn change_language(&mut self, language: String) {
+        if self.open.as_ref().is_some_and(|open| open.language != language) {
+            let sensed = self.listener.finish();
+            self.act_on(sensed).await;
+        }
+        if let Some(open) = &mut self.open {
+            open.language = language;
+        }
     }
 
     async fn hear(&mut self, format: AudioFormat, bytes: &[u8]) {
@@ -397,10 +397,7 @@ impl Line {
             match sensed {
                 Sensed::SpeakingChanged => has_changed = true,
                 Sensed::Final(turn) => {
-                    if self.loudness.is_raised(&turn) {
-                        let message = "the customer raises their voice".to_owned();
-                        self.alert("raised_voice", Severity::Warning, message).await;
-                    }
+                    self.watch_voice(&turn).await;
                     self.ask(turn, true).await;
                 }
                 Sensed::Partial(turn) => self.ask(turn, false).await,
@@ -411,117 +408,14 @@ impl Line {
             self.show_voice();
         }
     }
-
-    async fn ask(&mut self, mut turn: Turn, is_final: bool) {
-        let (Some(open), Some(recogniser)) = (&self.open, &self.speech.recogniser) else { return };
-        if !recogniser.speaks(&open.language) {
-            return self.mark_language(is_final).await;
-        }
-        turn.start_ms += open.offset_ms;
-        turn.end_ms += open.offset_ms;
-        let recognition = recogniser.ask(Request {
-            turn: (self.number, turn.number),
-            samples: std::mem::take(&mut turn.samples),
-            start_ms: turn.start_ms,
-            language: open.language.clone(),
-            is_final,
-        });
-        let answer = async move { (turn, recognition.await.ok()) }.boxed();
-        if is_final {
-            self.asked.push_back(Instant::now());
-            self.finals.push_back(answer);
-        } else {
-            self.partials.push(answer);
-        }
-    }
-
-    async fn say(&mut self, turn: Turn, recognised: Option<Recognised>) {
-        self.asked.pop_front();
-        self.said[index(turn.speaker)] = turn.number;
-        let Some(recognised) = recognised else {
-            if let Some(open) = &self.open {
-                let id = format!("{}{}", open.prefix, turn.number);
-                open.feed.show(segment(id, &turn, String::new(), false));
-            }
-            if !std::mem::replace(&mut self.is_refusal_told, true) {
-                let message = "speech is not recognised: too much waits, or the recogniser failed".to_owned();
-                self.alert("lag", Severity::Warning, message).await;
-            }
-            return;
-        };
-        self.is_refusal_told = false;
-        let Some(open) = &mut self.open else { return };
-        let id = format!("{}{}", open.prefix, turn.number);
-        if recognised.words.is_empty() {
-            // Whatever was shown of it so far was nothing.
-            open.feed.show(segment(id, &turn, String::new(), false));
-            return;
-        }
-        let segment = segment(id.clone(), &turn, recognised.text(), true);
-        self.say_segment(segment, Some(recognised.words)).await;
-        if let Some(open) = &self.open {
-            let Turn { speaker, prosody, .. } = turn;
-            open.feed.settle_sensed(vec![Event::Prosody { segment: id, speaker, prosody }]).await;
-        }
-    }
-
-    fn show(&mut self, turn: &Turn, recognised: Option<Recognised>) {
-        let (Some(open), Some(recognised)) = (&self.open, recognised) else { return };
-        if turn.number <= self.said[index(turn.speaker)] {
-            // Its final text is there already.
-            return;
-        }
-        if !recognised.words.is_empty() {
-            let id = format!("{}{}", open.prefix, turn.number);
-            open.feed.show(segment(id, turn, recognised.text(), false));
-        }
-    }
-
-    /// Passes a segment on that the carrier recognised.
-    async fn pass_on(&mut self, segment: Segment, words: Option<Vec<Word>>) {
-        let Some(open) = &self.open else { return };
-        if segment.is_final {
-            self.say_segment(segment, words).await;
-        } else if let Ok(checked) = intake::check_segment(Spoken { seq: 1, segment, words: None }) {
-            open.feed.show(checked.segment);
-        }
-    }
-
-    async fn say_segment(&mut self, segment: Segment, words: Option<Vec<Word>>) {
-        let Some(open) = &mut self.open else { return };
-        if open.feed.attached.known.contains(&segment.id) {
-            // The carrier came back and says it again.
-            return;
-        }
-        let spoken = Spoken { seq: open.seq + 1, segment, words };
-        let spoken = match intake::check_segment(spoken) {
-            Ok(spoken) => spoken,
-            Err(refusal) => {
-                self.logged.push_back(std::future::ready(Err(refusal)).boxed());
-                return;
-            }
-        };
-        open.seq += 1;
-        if let (Some(news), Some(words)) = (&mut open.news, &spoken.words) {
-            news.remember(&spoken.segment, words);
-        }
-        let acknowledgement: Acknowledgement = open.feed.say(spoken).await;
-        // An actor that drops the question has failed before it was on disk.
-        let logged = async move { acknowledgement.await.unwrap_or(Err(Refusal::NotDurable)) };
-        self.logged.push_back(logged.boxed());
-    }
 }
 
-/// Returns the next thing that the call published; never without an ear for it.
-async fn next_news(news: &mut Option<News>) -> Arc<Published> {
+/// Returns the next thing that the carrier may be told; never without an ear for it.
+async fn next_news(news: &mut Option<News>) -> Tidings {
     match news {
         Some(news) => news.next().await,
         None => std::future::pending().await,
     }
-}
-
-fn segment(id: String, turn: &Turn, text: String, is_final: bool) -> Segment {
-    Segment { id, speaker: turn.speaker, text, start_ms: turn.start_ms, end_ms: turn.end_ms, is_final }
 }
 
 /// Returns a carrier's name of a call as ours, of its later parts with their number: what may not stand in

@@ -10,6 +10,8 @@ use crate::event::Event;
 use crate::event::Severity;
 use crate::event::Speaker;
 use crate::event::Voice;
+use crate::monitor::arousal;
+use crate::speech::listener::Turn;
 use crate::speech::talk::Noted;
 use crate::telephony::WireError;
 
@@ -18,6 +20,8 @@ const LAG_ALERT: Duration = Duration::from_secs(5);
 const LAG_CALM: Duration = Duration::from_secs(2);
 /// Every how many interruptions of one speaker people are told.
 const INTERRUPTIONS_ALERT: u32 = 3;
+/// How long after a raised voice the next is told, in milliseconds of the call.
+const RAISED_CALM_MS: u64 = 60_000;
 /// How many of a carrier's mistakes of one kind people are told of in a call.
 const MISTAKES_TOLD: usize = 8;
 
@@ -52,6 +56,17 @@ impl Line {
                     self.alert("interruption", Severity::Warning, message).await;
                 }
             }
+        }
+    }
+
+    /// Tells that the customer raises their voice, once a minute at most.
+    pub(super) async fn watch_voice(&mut self, turn: &Turn) {
+        let is_raised = turn.prosody.contrast.is_some_and(arousal::is_raised);
+        let is_calm = self.raised_ms.is_none_or(|told| turn.start_ms >= told + RAISED_CALM_MS);
+        if turn.speaker == Speaker::Customer && is_raised && is_calm {
+            self.raised_ms = Some(turn.start_ms);
+            let message = "the customer raises their voice".to_owned();
+            self.alert("raised_voice", Severity::Warning, message).await;
         }
     }
 

@@ -115,6 +115,8 @@ pub(super) struct Driver {
     phase: Phase,
     /// When the connection is ended if nothing happens.
     deadline: Instant,
+    /// Whether the carrier was told to go for its mistakes, and has a moment for that.
+    is_leaving: bool,
     /// The call as it was opened.
     opening: Opening,
 }
@@ -153,7 +155,8 @@ impl Driver {
         known: Opening,
     ) -> Driver {
         let (phase, deadline) = (Phase::Waiting, Instant::now() + OPEN_WITHIN);
-        Driver { connection, wire, line, tenant, legs, known, phase, deadline, opening: Opening::default() }
+        let opening = Opening::default();
+        Driver { connection, wire, line, tenant, legs, known, phase, deadline, is_leaving: false, opening }
     }
 
     /// Serves until one side ends it. A call that its carrier did not end waits for its return.
@@ -181,7 +184,7 @@ impl Driver {
                 },
                 heard = self.connection.heard() => {
                     let next = self.hear(heard).await;
-                    if !is_draining && !matches!(self.phase, Phase::Waiting | Phase::Over) {
+                    if !is_draining && !self.is_leaving && !matches!(self.phase, Phase::Waiting | Phase::Over) {
                         self.deadline = Instant::now() + self.connection.idle_max();
                     }
                     next
@@ -190,6 +193,7 @@ impl Driver {
                     let (code, why) = match self.phase {
                         Phase::Over => (CloseCode::Normal, "the call is over"),
                         _ if is_draining => (CloseCode::Away, "the server is stopping"),
+                        _ if self.is_leaving => (CloseCode::Protocol, "the stream was faulty"),
                         Phase::Waiting => (CloseCode::Policy, "no call was started"),
                         _ => (CloseCode::Away, "nothing was heard for too long"),
                     };
@@ -252,6 +256,9 @@ impl Driver {
                 tracing::debug!(%error, "a carrier's message was refused");
                 self.line.mark(&error).await;
                 let frames = self.wire.refusal(&error);
+                if self.wire.is_leaving() && !std::mem::replace(&mut self.is_leaving, true) {
+                    self.deadline = Instant::now() + CLOSE_WITHIN;
+                }
                 return self.send(frames).await;
             }
         };
@@ -456,6 +463,6 @@ fn merged(opening: Opening, known: &Opening) -> Opening {
         knowledge: if knowledge.is_empty() { known.knowledge.clone() } else { knowledge },
         is_chat,
         speaker: speaker.or(known.speaker),
-        metadata,
+        metadata: if metadata.is_null() { known.metadata.clone() } else { metadata },
     }
 }

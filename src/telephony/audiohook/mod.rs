@@ -1,10 +1,11 @@
 //! AudioHook version 2, by which Genesys Cloud sends the audio of a call and gets its transcript back.
 //!
 //! Genesys is the client: one websocket, JSON texts and raw audio. It closes the connection itself once it
-//! has read `closed`, so [`AudioHook`] never ends one with a [`Frame::Close`] unless the client broke a
-//! rule; the driver closes when the client does not. Signatures of the upgrade are in [`signature`].
+//! has read `closed`, also after it was told to `disconnect`, so [`AudioHook`] ends none with a
+//! [`Frame::Close`]; the driver closes when the client does not. Signatures of the upgrade are in [`signature`].
 
 pub mod client;
+mod languages;
 pub mod message;
 mod opening;
 pub mod signature;
@@ -18,6 +19,7 @@ use std::collections::VecDeque;
 use serde::Serialize;
 use serde_json::json;
 
+use self::languages::with_regions;
 use self::message::ClientEnvelope;
 use self::message::ClientSays;
 use self::message::CloseReason;
@@ -245,7 +247,7 @@ impl AudioHook {
             "startPaused": false,
         });
         if self.wants_languages {
-            parameters["supportedLanguages"] = json!(self.languages);
+            parameters["supportedLanguages"] = json!(with_regions(&self.languages));
         }
         vec![self.answer("opened", parameters)]
     }
@@ -333,7 +335,9 @@ impl AudioHook {
             (Stage::Fresh | Stage::Opening, _) => return Err(WireError::TooEarly("audio")),
             // What was on its way when the server said `disconnect`.
             (Stage::Disconnected, _) => return Ok(Heard::default()),
-            (Stage::Open, Some((_, format))) if !self.is_probe => *format,
+            // A probe tries that too, and is of no call.
+            (Stage::Open, _) if self.is_probe => return Ok(Heard::default()),
+            (Stage::Open, Some((_, format))) => *format,
             _ => return Err(WireError::OutOfPlace("audio".to_owned())),
         };
         // A client that pauses must not send; what it sends was not agreed to and is not listened to.
@@ -455,19 +459,22 @@ impl Wire for AudioHook {
         }
     }
 
+    fn is_leaving(&self) -> bool {
+        self.stage == Stage::Disconnected
+    }
+
     fn refusal(&mut self, error: &WireError) -> Vec<Frame> {
-        let (code, close) = match error {
-            WireError::Malformed(_) => (400, 1002),
-            WireError::TooEarly(_) | WireError::OutOfPlace(_) | WireError::OutOfSequence { .. } => {
-                (409, 1002)
-            }
-            WireError::Foreign(_) => (409, 1008),
-            WireError::TooLarge { .. } => (413, 1008),
-            WireError::UnknownAudio(_) => (415, 1008),
+        let code = match error {
+            WireError::Malformed(_) => 400,
+            WireError::TooEarly(_)
+            | WireError::OutOfPlace(_)
+            | WireError::OutOfSequence { .. }
+            | WireError::Foreign(_) => 409,
+            WireError::TooLarge { .. } => 413,
+            WireError::UnknownAudio(_) => 415,
         };
-        let mut frames = self.disconnect("error", Some(&format!("{code} {error}")));
-        frames.push(Frame::Close(close, error.code().to_owned()));
-        frames
+        // The client answers with `close` and waits for `closed`.
+        self.disconnect("error", Some(&format!("{code} {error}")))
     }
 }
 
