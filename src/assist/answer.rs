@@ -25,6 +25,7 @@ use crate::event::Draft;
 use crate::event::DraftState;
 use crate::event::Event;
 use crate::event::Severity;
+use crate::knowledge::KnowledgeError;
 use crate::knowledge::Question;
 use crate::knowledge::search::DRAFT_FROM;
 use crate::knowledge::search::SHOW_FROM;
@@ -58,7 +59,7 @@ impl Actor {
         let bases: Vec<String> =
             named.iter().filter(|base| knowledge.active(&tenant, base).is_some()).cloned().collect();
         if bases.is_empty() && !named.is_empty() {
-            self.go_on(Progress::Found(Found { segment, cards: Some(Vec::new()) }));
+            self.go_on(Progress::Found(Found { segment, cards: Some(Vec::new()), sources: Vec::new() }));
             return;
         }
         let question = Question { turns: self.recent_turns(), bases, limit: CARDS_MAX };
@@ -66,19 +67,23 @@ impl Actor {
         let call = self.key.call.clone();
         self.work.search(async move {
             let _permit = searches.acquire_owned().await;
-            let found = tokio::task::spawn_blocking(move || knowledge.find(&tenant, &question)).await;
-            let cards = match found {
-                Ok(Ok(found)) => Some(worth(found, DRAFT_FROM)),
+            let searching = tokio::task::spawn_blocking(move || {
+                let cards = worth(knowledge.find(&tenant, &question)?, DRAFT_FROM);
+                let sources = knowledge.sources(&tenant, &question, cards.clone())?;
+                Ok::<_, KnowledgeError>((cards, sources))
+            });
+            let (cards, sources) = match searching.await {
+                Ok(Ok((cards, sources))) => (Some(cards), sources),
                 Ok(Err(error)) => {
                     tracing::warn!(%call, %error, "search failed");
-                    None
+                    (None, Vec::new())
                 }
                 Err(error) => {
                     tracing::error!(%call, %error, "search panicked");
-                    None
+                    (None, Vec::new())
                 }
             };
-            Found { segment, cards }
+            Found { segment, cards, sources }
         });
     }
 
@@ -101,10 +106,9 @@ impl Actor {
 
     /// Pushes what is new, and drafts an answer to the latest question.
     fn found(&mut self, found: Found) {
-        let cards = found.cards.unwrap_or_default();
-        self.show(&found.segment, worth(cards.clone(), SHOW_FROM));
+        self.show(&found.segment, worth(found.cards.unwrap_or_default(), SHOW_FROM));
         if found.segment == self.question {
-            self.answers = cards;
+            self.answers = found.sources;
             if self.parts.config.drafts && self.ending.is_none() {
                 self.start_draft(None);
             }

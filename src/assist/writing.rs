@@ -111,7 +111,7 @@ impl Writer {
     }
 
     /// Starts a whole draft, when it is known what it quotes.
-    pub async fn draft(self: Arc<Self>, request: DraftRequest) -> Result<Writing, DraftError> {
+    pub async fn draft(self: Arc<Self>, mut request: DraftRequest) -> Result<Writing, DraftError> {
         let quotes = match self.drafting {
             Drafting::Quote => {
                 let odds = self.judged(&request).await;
@@ -133,6 +133,10 @@ impl Writer {
         }
         let mut cards: Vec<String> = quotes.iter().map(|q| q.card.clone()).collect();
         cards.dedup();
+        if !quotes.is_empty() {
+            // What is not quoted of them only takes room.
+            request.cards.retain(|card| cards.contains(&card.id));
+        }
         Writing::start(&self, &request, parts, cards, Vec::new(), true)
     }
 

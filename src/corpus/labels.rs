@@ -66,6 +66,11 @@ impl Labels {
         serde_json::from_str(&text).map_err(|source| LabelsError::Parse { path: path.to_owned(), source })
     }
 
+    /// Returns the names of the files that have labels, with what those mean.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &LabelMap)> {
+        self.files.iter().map(|(file, map)| (file.as_str(), map))
+    }
+
     /// Returns the labels of a file, whatever follows the first dot of its name.
     pub fn of_file(&self, path: &Path) -> Option<&LabelMap> {
         let name = set_name(path);

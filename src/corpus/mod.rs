@@ -6,6 +6,7 @@
 //! and [`timing`] says when each word was said. Nothing here knows how the conversations are used.
 
 pub mod dialogue;
+pub mod labelled;
 pub mod labels;
 pub mod questions;
 pub mod relevance;

@@ -141,6 +141,29 @@ impl Knowledge {
         Ok(cards)
     }
 
+    /// Returns what a draft may quote: the cards found for a question, and behind the best one the other passages of
+    /// its article.
+    ///
+    /// # Errors
+    /// [`KnowledgeError::Library`] when the search library fails.
+    ///
+    /// # Blocking
+    /// As [`Knowledge::search`].
+    pub fn sources(
+        &self,
+        tenant: &str,
+        question: &Question,
+        mut cards: Vec<Card>,
+    ) -> Result<Vec<Card>, KnowledgeError> {
+        let Some(best) = cards.first() else { return Ok(cards) };
+        // A base that was just removed has no more of it.
+        let Some(index) = self.active(tenant, &best.base) else { return Ok(cards) };
+        let asked = Asked::from(&question.turns);
+        let rest = search::rest(&index, &search::rank(&index, &asked)?, &asked, best)?;
+        cards.splice(1..1, rest);
+        Ok(cards)
+    }
+
     /// Returns what [`need`] sees of a question to one base, for fitting its weights.
     ///
     /// # Errors

@@ -69,8 +69,13 @@ static RELATED: LazyLock<HashMap<String, BTreeSet<String>>> = LazyLock::new(|| {
     related
 });
 
+/// Returns whether a word, in lower case, carries no meaning of its own.
+pub fn is_stop_word(word: &str) -> bool {
+    STOPS.contains(word)
+}
+
 /// Returns terms that mean about the same as `term`.
-pub(super) fn related_terms(term: &str) -> impl Iterator<Item = &'static String> + use<> {
+pub fn related_terms(term: &str) -> impl Iterator<Item = &'static String> + use<> {
     RELATED.get(term).into_iter().flatten()
 }
 

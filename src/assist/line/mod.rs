@@ -365,12 +365,10 @@ impl Line {
         unreachable!("the last part is opened or refused")
     }
 
-    /// Has what is said from now on recognised in another language; what was said before is of the old one.
+    /// Has what is said from now on recognised in this language: what was said before is a turn of its own.
     async fn change_language(&mut self, language: String) {
-        if self.open.as_ref().is_some_and(|open| open.language != language) {
-            let sensed = self.listener.finish();
-            self.act_on(sensed).await;
-        }
+        let sensed = self.listener.finish();
+        self.act_on(sensed).await;
         if let Some(open) = &mut self.open {
             open.language = language;
         }

@@ -118,9 +118,9 @@ pub struct Args {
     /// Seed of weights, order and noise.
     #[arg(long, default_value_t = 1)]
     pub(super) seed: u64,
-    /// Trains what words alone say of an emotion, on the labelled calls of --service; --out is the file,
-    /// `emotion_words.safetensors` in a checkpoint's folder.
-    #[arg(long, conflicts_with_all = ["data", "from", "tune"], help_heading = "Emotion")]
+    /// Trains what words alone say of an emotion, on the labelled calls of --service and the labelled sets of --data;
+    /// --out is the file, `emotion_words.safetensors` in a checkpoint's folder.
+    #[arg(long, conflicts_with_all = ["from", "tune"], help_heading = "Emotion")]
     #[serde(skip)]
     emotion_words: bool,
     /// Writes the mean of these checkpoints' weights, each counting 1 or WEIGHT, to --out, and trains nothing.
@@ -148,7 +148,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return write_average(&args.average, &args.out);
     }
     if args.emotion_words {
-        return words::run(&args.service, &args.out);
+        return words::run(&args.service, args.data.as_deref(), &args.out);
     }
     if let Some(kind) = args.tune.tune {
         return tune::run(&args, kind);

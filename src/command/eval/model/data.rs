@@ -19,10 +19,11 @@ use crate::command::eval::find_companies;
 use crate::command::eval::model::Args;
 use crate::command::eval::open_base;
 use crate::corpus::dialogue::Dialogue;
+use crate::corpus::labelled;
+use crate::corpus::labelled::Content;
 use crate::corpus::labels;
 use crate::corpus::labels::LabelMap;
 use crate::corpus::labels::Labels;
-use crate::corpus::rows;
 use crate::corpus::rows::RowError;
 use crate::corpus::service::Company;
 use crate::corpus::service::ServiceError;
@@ -140,7 +141,7 @@ pub fn load(args: &Args) -> anyhow::Result<Data> {
         open_passages(&data.knowledge, &base)?;
         for row in base.company.calls(args.split)? {
             let (unit, turns) = (service.dialogues.len(), redacted_turns(&row));
-            service.emotions.extend(labelled(unit, &row, None));
+            service.emotions.extend(labelled_turns(unit, &row, None));
             service.dialogues.push(turns.clone());
             base.calls.push(Call { unit, turns, row });
         }
@@ -150,7 +151,7 @@ pub fn load(args: &Args) -> anyhow::Result<Data> {
         data.bases.push(base);
     }
     for (unit, row) in trained.iter().flat_map(|(_, calls)| calls).enumerate() {
-        service.trained_emotions.extend(labelled(unit, row, None));
+        service.trained_emotions.extend(labelled_turns(unit, row, None));
         service.trained_dialogues.push(redacted_turns(row));
     }
     if service.dialogues.is_empty() {
@@ -167,7 +168,7 @@ pub fn load(args: &Args) -> anyhow::Result<Data> {
         data.sets.push(file_set(path, other.as_deref())?);
     }
     for path in training_files.iter().filter(|path| !args.data.iter().any(|file| is_same(file, path))) {
-        data.texts.extend(read_rows(path)?.into_iter().map(|row| row.content.turns()));
+        data.texts.extend(labelled::read(path)?.into_iter().map(|row| turns_of(&row.content)));
     }
     let is_empty = data.sets.iter().all(|set| set.dialogues.is_empty() && set.emotions.is_empty());
     anyhow::ensure!(
@@ -183,7 +184,8 @@ fn open_passages(knowledge: &Knowledge, base: &Base) -> anyhow::Result<()> {
     for article in articles(&base.company)? {
         for (number, passage) in passages(&article).into_iter().enumerate() {
             let id = format!("{}{PASSAGE_MARK}{number}", article.id);
-            let body = passage.text;
+            // A line of its own is a paragraph of its own, as in the passage.
+            let body = passage.text.replace('\n', "\n\n");
             pieces.push(Article { id, body, format: Format::Text, ..article.clone() });
         }
     }
@@ -211,44 +213,28 @@ fn is_same(a: &Path, b: &Path) -> bool {
     real(a) == real(b)
 }
 
-/// A row of a file.
-struct FileRow {
-    id: String,
-    split: Option<String>,
-    content: Content,
-}
-
-/// What a row holds.
-enum Content {
-    Dialogue(Box<Dialogue>),
-    Label { text: String, labels: Vec<String> },
-    Text(String),
-}
-
-impl Content {
-    fn turns(&self) -> Vec<Turn> {
-        match self {
-            Content::Dialogue(dialogue) => redacted_turns(dialogue),
-            Content::Label { text, .. } | Content::Text(text) => {
-                vec![Turn { speaker: Speaker::Customer, text: text.clone() }]
-            }
+fn turns_of(content: &Content) -> Vec<Turn> {
+    match content {
+        Content::Dialogue(dialogue) => redacted_turns(dialogue),
+        Content::Label { text, .. } | Content::Text(text) => {
+            vec![Turn { speaker: Speaker::Customer, text: text.clone() }]
         }
     }
+}
 
-    fn emotions(&self, unit: usize, map: Option<&LabelMap>) -> Vec<Labelled> {
-        match self {
-            Content::Dialogue(dialogue) => labelled(unit, dialogue, map),
-            Content::Label { labels, .. } => {
-                let label = map.and_then(|map| map.agreed(labels.iter().map(String::as_str)));
-                label.map(|label| Labelled { unit, turns: self.turns(), label }).into_iter().collect()
-            }
-            Content::Text(_) => Vec::new(),
+fn emotions_of(content: &Content, unit: usize, map: Option<&LabelMap>) -> Vec<Labelled> {
+    match content {
+        Content::Dialogue(dialogue) => labelled_turns(unit, dialogue, map),
+        Content::Label { labels, .. } => {
+            let label = map.and_then(|map| map.agreed(labels.iter().map(String::as_str)));
+            label.map(|label| Labelled { unit, turns: turns_of(content), label }).into_iter().collect()
         }
+        Content::Text(_) => Vec::new(),
     }
 }
 
 /// Returns a conversation's labels; without a map those that are ours already.
-fn labelled(unit: usize, dialogue: &Dialogue, map: Option<&LabelMap>) -> Vec<Labelled> {
+fn labelled_turns(unit: usize, dialogue: &Dialogue, map: Option<&LabelMap>) -> Vec<Labelled> {
     let turns = redacted_turns(dialogue);
     let mut found = Vec::new();
     for (i, turn) in dialogue.turns.iter().enumerate() {
@@ -270,64 +256,25 @@ fn file_set(path: &Path, training: Option<&Path>) -> anyhow::Result<Set> {
     let beside = path.parent().unwrap_or(Path::new("")).join(labels::FILE);
     let labels = if beside.exists() { Labels::read(&beside)? } else { Labels::default() };
     let map = labels.of_file(path);
-    let rows = read_rows(path)?;
+    let rows = labelled::read(path)?;
     let (measured, mut trained) = match training {
         Some(_) => (rows, Vec::new()),
-        None => divided(rows),
+        None => labelled::divided(rows),
     };
-    trained.extend(training.map(read_rows).transpose()?.into_iter().flatten());
+    trained.extend(training.map(labelled::read).transpose()?.into_iter().flatten());
     let mut set = Set { name: labels::set_name(path), ..Set::default() };
     for (rows, dialogues, emotions) in [
         (measured, &mut set.dialogues, &mut set.emotions),
         (trained, &mut set.trained_dialogues, &mut set.trained_emotions),
     ] {
         for (unit, row) in rows.iter().enumerate() {
-            emotions.extend(row.content.emotions(unit, map));
+            emotions.extend(emotions_of(&row.content, unit, map));
             if let Content::Dialogue(_) = row.content {
-                dialogues.push(row.content.turns());
+                dialogues.push(turns_of(&row.content));
             }
         }
     }
     Ok(set)
-}
-
-/// Divides rows into those that are measured and those that train.
-fn divided(rows: Vec<FileRow>) -> (Vec<FileRow>, Vec<FileRow>) {
-    let is_tested = |row: &FileRow| matches!(row.split.as_deref(), Some("dev" | "test"));
-    let is_trained = |row: &FileRow| row.split.as_deref() == Some("train");
-    let is_marked = rows.iter().any(is_tested) && rows.iter().any(is_trained);
-    match is_marked {
-        true => rows.into_iter().filter(|row| is_tested(row) || is_trained(row)).partition(is_tested),
-        false => rows.into_iter().partition(|row| labels::is_kept(&row.id)),
-    }
-}
-
-fn read_rows(path: &Path) -> anyhow::Result<Vec<FileRow>> {
-    let mut found = Vec::new();
-    for row in rows::read::<Value>(path)? {
-        let row = row?;
-        let text = row["text"].as_str().map(str::to_owned);
-        let id = match &row["id"] {
-            Value::String(id) => id.clone(),
-            Value::Null => text.clone().unwrap_or_default(),
-            other => other.to_string(),
-        };
-        let split = row["split"].as_str().map(str::to_owned);
-        let labels = row["labels"].as_array().map(|labels| {
-            labels.iter().filter_map(|label| label.as_str().map(str::to_owned)).collect::<Vec<_>>()
-        });
-        let content = match (text, labels) {
-            (Some(text), Some(labels)) => Content::Label { text, labels },
-            (Some(text), None) => Content::Text(text),
-            // A row that says nothing at all is passed over.
-            (None, _) => match serde_json::from_value(row) {
-                Ok(dialogue) => Content::Dialogue(Box::new(dialogue)),
-                Err(_) => continue,
-            },
-        };
-        found.push(FileRow { id, split, content });
-    }
-    Ok(found)
 }
 
 #[cfg(test)]

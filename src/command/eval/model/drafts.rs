@@ -102,10 +102,11 @@ pub(super) fn questions(data: &Data) -> anyhow::Result<Vec<Asked>> {
                     bases: vec![base.company.base.clone()],
                     limit: MOST_CARDS,
                 };
+                let cards = worth(data.knowledge.find(TENANT, &question)?, DRAFT_FROM);
                 found.push(Asked {
                     unit: call.unit,
                     right,
-                    found: worth(data.knowledge.find(TENANT, &question)?, DRAFT_FROM),
+                    found: data.knowledge.sources(TENANT, &question, cards)?,
                     turns,
                     answer: call.turns[i + 1].text.clone(),
                     facts: answer.facts.clone(),
