@@ -14,9 +14,11 @@ use chatdlm::assist::intake::Incoming;
 use chatdlm::assist::intake::Refusal;
 use chatdlm::assist::intake::Spoken;
 use chatdlm::assist::intake::Start;
+use chatdlm::event::Envelope;
 use chatdlm::event::Event;
 use chatdlm::store::Store;
 use chatdlm::store::calls::CallPhase;
+use chatdlm::store::calls::CallRecord;
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
@@ -181,6 +183,24 @@ fn play(folder: &Path, steps: &[Step]) -> (BTreeSet<u64>, BTreeSet<u64>) {
     (acknowledged, said)
 }
 
+/// Returns the events, the sender's numbers and the record of the call as they are at one moment: the last life may
+/// still be writing, so they are read until they stay.
+async fn log(folder: &Path) -> (Vec<Envelope>, Vec<u64>, CallRecord) {
+    let store = Store::open(&folder.join("chatdlm.sqlite")).await.unwrap();
+    let key = common::call_key(CALL);
+    let mut before = None;
+    loop {
+        let events = store.events_after(&key, 0, 100_000).await.unwrap();
+        let ingested = store.ingest_seqs(&key).await.unwrap();
+        let record = store.call(&key).await.unwrap().unwrap();
+        let now = (events.len(), ingested.len(), record.seq);
+        if before == Some(now) {
+            return (events, ingested, record);
+        }
+        before = Some(now);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
@@ -189,12 +209,7 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let (acknowledged, said) = play(folder.path(), &steps);
         let runtime = Runtime::new().unwrap();
-        let (events, ingested, record) = runtime.block_on(async {
-            let store = Store::open(&folder.path().join("chatdlm.sqlite")).await.unwrap();
-            let key = common::call_key(CALL);
-            let events = store.events_after(&key, 0, 100_000).await.unwrap();
-            (events, store.ingest_seqs(&key).await.unwrap(), store.call(&key).await.unwrap().unwrap())
-        });
+        let (events, ingested, record) = runtime.block_on(log(folder.path()));
         let numbers: Vec<u64> = events.iter().map(|envelope| envelope.seq).collect();
         prop_assert_eq!(&numbers, &(1..=events.len() as u64).collect::<Vec<_>>());
         let mut segments = Vec::new();

@@ -4,7 +4,6 @@
 //! model denoises what stands before and after them; one that drafts `free` writes everything. How a
 //! draft is written and checked stands in `writing`.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::assist::writing::DraftError;
@@ -107,10 +106,7 @@ impl Drafter {
 
     /// Starts a draft. Failure is an update too.
     pub fn draft(&self, request: DraftRequest) -> DraftStream {
-        match self.writer() {
-            Ok(writer) => DraftStream { state: Stream::Choosing(Box::pin(writer.draft(request))) },
-            Err(error) => DraftStream { state: Stream::Failed(error) },
-        }
+        DraftStream::of(self.writer().and_then(|writer| writer.draft(request)))
     }
 
     /// Starts a rewrite of some spans of a draft; every character outside them stays as it was.
@@ -124,28 +120,16 @@ impl Drafter {
 }
 
 /// A draft being written. Dropping it cancels the work.
+#[derive(Debug)]
 pub struct DraftStream {
     state: Stream,
 }
 
+#[derive(Debug)]
 enum Stream {
-    /// What is quoted is being chosen.
-    Choosing(Pin<Box<dyn Future<Output = Result<Writing, DraftError>> + Send>>),
     Writing(Box<Writing>),
     Failed(DraftError),
     Over,
-}
-
-impl std::fmt::Debug for DraftStream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let state = match &self.state {
-            Stream::Choosing(_) => "choosing",
-            Stream::Writing(_) => "writing",
-            Stream::Failed(_) => "failed",
-            Stream::Over => "over",
-        };
-        f.debug_struct("DraftStream").field("state", &state).finish()
-    }
 }
 
 impl DraftStream {
@@ -171,12 +155,9 @@ impl DraftStream {
     }
 
     async fn advance(&mut self) -> Result<Option<DraftUpdate>, DraftError> {
-        if let Stream::Choosing(begun) = &mut self.state {
-            self.state = Stream::Writing(Box::new(begun.await?));
-        }
         let writing = match &mut self.state {
             Stream::Writing(writing) => writing,
-            Stream::Choosing(_) | Stream::Over => return Ok(None),
+            Stream::Over => return Ok(None),
             Stream::Failed(_) => {
                 let Stream::Failed(error) = std::mem::replace(&mut self.state, Stream::Over) else {
                     return Ok(None);

@@ -19,7 +19,6 @@ pub mod line;
 mod message;
 mod observe;
 mod quote;
-pub mod relevance;
 mod rewrite;
 mod state;
 pub mod terms;

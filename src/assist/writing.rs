@@ -13,7 +13,6 @@ use crate::assist::draft::DraftUpdate;
 use crate::assist::draft::EditRequest;
 use crate::assist::ground::Sources;
 use crate::assist::quote;
-use crate::assist::relevance::Judge;
 use crate::assist::rewrite::Rewrite;
 use crate::engine::config::Drafting;
 use crate::engine::handle::Engine;
@@ -70,8 +69,6 @@ pub enum DraftError {
 pub struct Writer {
     engine: Engine,
     drafting: Drafting,
-    /// Judges what may be quoted; `None` where the model was not trained to.
-    judge: Option<Judge>,
     /// Controls, and every token with a digit: the model writes no figures.
     banned: Vec<u32>,
     mask: u32,
@@ -99,24 +96,19 @@ impl Writer {
             end: tokenizer.control(Control::End.token())?,
             pad: tokenizer.control(Control::Pad.token())?,
             drafting,
-            judge: Judge::new(engine.clone()),
             engine,
         })
     }
 
     /// Returns the same with another form of the same model.
     pub fn with_engine(&self, engine: &Engine) -> Writer {
-        let judge = self.judge.as_ref().map(|judge| judge.with_engine(engine));
-        Writer { engine: engine.clone(), judge, banned: self.banned.clone(), ..*self }
+        Writer { engine: engine.clone(), banned: self.banned.clone(), ..*self }
     }
 
-    /// Starts a whole draft, when it is known what it quotes.
-    pub async fn draft(self: Arc<Self>, mut request: DraftRequest) -> Result<Writing, DraftError> {
+    /// Starts a whole draft.
+    pub fn draft(self: &Arc<Self>, mut request: DraftRequest) -> Result<Writing, DraftError> {
         let quotes = match self.drafting {
-            Drafting::Quote => {
-                let odds = self.judged(&request).await;
-                quote::quotes(&request.cards, &request.turns, request.instruction.as_deref(), &odds)
-            }
+            Drafting::Quote => quote::quotes(&request.cards, &request.turns, request.instruction.as_deref()),
             Drafting::Free => Vec::new(),
         };
         let open = |tokens| Part::Open { tokens, is_spaced: true };
@@ -137,19 +129,7 @@ impl Writer {
             // What is not quoted of them only takes room.
             request.cards.retain(|card| cards.contains(&card.id));
         }
-        Writing::start(&self, &request, parts, cards, Vec::new(), true)
-    }
-
-    /// Returns what the model gives each sentence that may be quoted; nothing where it cannot.
-    async fn judged(&self, request: &DraftRequest) -> Vec<f32> {
-        let Some(judge) = &self.judge else { return Vec::new() };
-        let sentences = quote::candidates(&request.cards);
-        let passages: Vec<(&str, &str)> =
-            sentences.iter().map(|(card, text)| (request.cards[*card].title.as_str(), *text)).collect();
-        judge.log_odds(&request.turns, &passages, request.claim).await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "what is quoted is chosen by its words alone");
-            Vec::new()
-        })
+        Writing::start(self, &request, parts, cards, Vec::new(), true)
     }
 
     /// Starts a rewrite of some spans.

@@ -226,3 +226,84 @@ fn small_words(text: &str) -> f32 {
 fn terms_of(text: &str) -> HashSet<String> {
     terms(text).into_iter().map(|term| term.text).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn card(article: &str, score: f32, passage: &str) -> Card {
+        Card {
+            id: format!("{article}#0"),
+            article: article.to_owned(),
+            title: "Fees".to_owned(),
+            passage: passage.to_owned(),
+            highlights: vec![],
+            score,
+            base: "tel".to_owned(),
+            version: 1,
+        }
+    }
+
+    fn customer(text: &str) -> Turn {
+        Turn { speaker: Speaker::Customer, text: text.to_owned() }
+    }
+
+    /// Returns the sentences of some cards, worthiest first.
+    fn ranked<'a>(cards: &'a [Card], turns: &[Turn], wish: Option<&str>) -> Vec<&'a str> {
+        let candidates = candidates(cards);
+        let worth = worth(&candidates, cards, turns, wish);
+        let mut ranked: Vec<_> = candidates.into_iter().zip(worth).collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+        ranked.into_iter().map(|(candidate, _)| candidate.text).collect()
+    }
+
+    #[test]
+    fn headings_are_not_quoted_and_what_stands_under_the_one_asked_for_comes_first() {
+        let passage = "Opening hours:\nThe desk opens at nine.\nLost luggage:\nThe desk writes a report.";
+        let cards = [card("desk", 1.0, passage)];
+        let found = candidates(&cards);
+        let headings: Vec<(&str, &str)> = found.iter().map(|found| (found.heading, found.text)).collect();
+        let expected =
+            [("Opening hours:", "The desk opens at nine."), ("Lost luggage:", "The desk writes a report.")];
+        assert_eq!(headings, expected);
+        let ranked = ranked(&cards, &[customer("my luggage is lost")], None);
+        assert_eq!(ranked[0], "The desk writes a report.");
+    }
+
+    #[test]
+    fn who_asks_how_much_is_told_the_amount_and_who_asks_how_long_the_time() {
+        let passage = "The visit is made on the phone first. The visit is billed at 40 euros at most. The visit \
+                       is made in two days or so.";
+        let cards = [card("visit", 1.0, passage)];
+        let first = |text: &str| ranked(&cards, &[customer(text)], None)[0].to_owned();
+        assert_eq!(first("how much is the visit"), "The visit is billed at 40 euros at most.");
+        assert_eq!(first("how long until the visit"), "The visit is made in two days or so.");
+    }
+
+    #[test]
+    fn what_was_told_is_not_told_again() {
+        let passage = "A missed visit is credited with 25 euros within a week. The next visit is booked on the first \
+                       free day.";
+        let cards = [card("visit", 1.0, passage)];
+        let mut turns = vec![customer("what do i get for the missed visit")];
+        assert!(ranked(&cards, &turns, None)[0].starts_with("A missed visit"));
+        let told = "a missed visit is credited with twenty-five euros within a week";
+        turns.push(Turn { speaker: Speaker::Agent, text: told.to_owned() });
+        turns.push(customer("and when will someone visit"));
+        assert!(ranked(&cards, &turns, None)[0].starts_with("The next visit"));
+    }
+
+    #[test]
+    fn a_weaker_article_counts_less_and_a_wish_moves_the_choice() {
+        let cards = [
+            card("bags", 1.0, "A lost bag is traced for five days. A late bag is brought to your door."),
+            card("pets", 0.2, "A lost bag is traced for nine days."),
+        ];
+        let said = [customer("where is my lost bag")];
+        let of = |wish| ranked(&cards, &said, wish);
+        let place = |ranked: &[&str], text: &str| ranked.iter().position(|r| r.contains(text)).unwrap();
+        assert!(place(&of(None), "five days") < place(&of(None), "nine days"));
+        assert!(place(&of(None), "five days") < place(&of(None), "door"));
+        assert!(place(&of(Some("brought late to the door")), "door") == 0);
+    }
+}

@@ -12,8 +12,6 @@ const MOST_SENTENCES: usize = 10;
 const MOST_CHARS: usize = 700;
 /// A sentence of less than this share of the best one's value is not quoted.
 const LEAST_SHARE: f32 = 0.32;
-/// What the model's log-odds count.
-const MODEL_SHARE: f32 = 0.2;
 /// How a sentence's value falls with its length: what it is worth is had for room that others could have.
 const ROOM_CHARS: f32 = 20.0;
 const ROOM_POWER: f32 = 0.8;
@@ -29,16 +27,14 @@ pub struct Quote {
 
 /// Returns the sentences of `cards` that answer the last of `turns`, in reading order; the first card is the best.
 ///
-/// What each is worth is [`features`]' to say. `odds` is what a model gives each of the [`candidates`], in their
-/// order; it may be empty.
-pub fn quotes(cards: &[Card], turns: &[Turn], wish: Option<&str>, odds: &[f32]) -> Vec<Quote> {
+/// What each is worth is [`features`]' to say.
+pub fn quotes(cards: &[Card], turns: &[Turn], wish: Option<&str>) -> Vec<Quote> {
     let candidates = features::candidates(cards);
     let worth = features::worth(&candidates, cards, turns, wish);
     let mut ranked: Vec<(usize, usize, f32)> = Vec::new();
     for (at, (candidate, worth)) in candidates.iter().zip(worth).enumerate() {
         let chars = candidate.text.chars().count();
-        let odds = odds.get(at).copied().unwrap_or(0.0);
-        let value = (worth + MODEL_SHARE * odds).exp() / (ROOM_CHARS + chars as f32).powf(ROOM_POWER);
+        let value = worth.exp() / (ROOM_CHARS + chars as f32).powf(ROOM_POWER);
         ranked.push((at, chars, value));
     }
     ranked.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)));
@@ -67,23 +63,10 @@ fn place(cards: &[Card], card: usize) -> (usize, u64) {
     (article.unwrap_or(card), passage.unwrap_or(0))
 }
 
-/// Returns the sentences that may be quoted, each with the place of its card among `cards`.
-pub fn candidates(cards: &[Card]) -> Vec<(usize, &str)> {
-    features::candidates(cards).into_iter().map(|candidate| (candidate.card, candidate.text)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Two sentences of which only one fits into a draft.
-    const TWO: &str = "A missed visit is credited with 25 euros within a week of the visit, always. The next visit \
-        is booked while you are on the line, on the first free day, and the engineer calls you half an hour before, \
-        rings twice, waits for ten minutes, leaves a card with a number to call, and comes again on the same day if \
-        you call that number before four in the afternoon, or else on the next one, which costs you nothing at all, \
-        or else in the week after, whatever the reason was, as often as it takes until somebody is at home and lets \
-        the engineer in, and there is no need to ask anybody for it, since the calendar does all of it by itself, \
-        with a message on the evening before, one in the morning, and one when the engineer is two streets away.";
+    use crate::event::Speaker;
 
     fn card(id: &str, passage: &str) -> Card {
         Card {
@@ -103,17 +86,28 @@ mod tests {
         let cards =
             [card("a#1", "We open at nine. A missed visit is credited with 25 euros. Call us any time.")];
         let said = |speaker, text: &str| Turn { speaker, text: text.to_owned() };
-        let mut turns = vec![said(Speaker::Customer, "what do i get for the missed visit")];
-        let found = quotes(&cards, &turns, None, &[]);
+        let turns = vec![said(Speaker::Customer, "what do i get for the missed visit")];
+        let found = quotes(&cards, &turns, None);
         assert!(found.iter().any(|q| q.text == "A missed visit is credited with 25 euros."), "{found:?}");
-        assert!(quotes(&[], &turns, Some("anything"), &[]).is_empty());
-        let best = |turns: &[Turn]| quotes(&[card("a#1", TWO)], turns, None, &[]).remove(0).text;
-        assert_eq!(
-            best(&turns),
-            "A missed visit is credited with 25 euros within a week of the visit, always."
-        );
-        turns.push(said(Speaker::Agent, "a missed visit is credited with twenty-five euros within a week"));
-        turns.push(said(Speaker::Customer, "and when will someone visit"));
-        assert!(best(&turns).starts_with("The next visit"), "what was told is not told again");
+        assert!(quotes(&[], &turns, Some("anything")).is_empty());
+    }
+
+    #[test]
+    fn quotes_keep_to_their_room_and_come_in_reading_order() {
+        let about = |n: usize| {
+            format!("Visit {n} is free when the visit before it was missed by {}.", "us ".repeat(20))
+        };
+        let passage: Vec<String> = (1..20).map(about).collect();
+        let cards = [card("a#2", &passage[..9].join(" ")), card("a#1", &passage[9..].join(" "))];
+        let turns = [Turn { speaker: Speaker::Customer, text: "my visit was missed".to_owned() }];
+        let found = quotes(&cards, &turns, None);
+        let chars: usize = found.iter().map(|quote| quote.text.chars().count()).sum();
+        assert!(found.len() > 1 && chars <= MOST_CHARS, "{} with {chars}", found.len());
+        let long = [card("a#1", &"visit and ".repeat(200))];
+        assert_eq!(quotes(&long, &turns, None).len(), 1, "one is quoted however long it is");
+        let mut two = [card("a#2", "A visit was missed."), card("a#1", "A missed visit is paid.")];
+        two.iter_mut().for_each(|card| card.article = "a".to_owned());
+        let order: Vec<String> = quotes(&two, &turns, None).into_iter().map(|quote| quote.card).collect();
+        assert_eq!(order, ["a#1", "a#2"]);
     }
 }

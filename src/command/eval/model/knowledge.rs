@@ -4,7 +4,6 @@
 //! The plain search is asked with the customer's last two turns, ours with the conversation. Beside
 //! it stands what is found first when the model orders the cards again, where it was trained to judge them.
 
-use crate::assist::relevance::Judge;
 use crate::command::eval::knowledge::Trial;
 use crate::command::eval::knowledge::company_trials;
 use crate::command::eval::measure::Share;
@@ -12,6 +11,7 @@ use crate::command::eval::measure::ratio;
 use crate::command::eval::measure::shares;
 use crate::command::eval::model::Bench;
 use crate::command::eval::model::baseline::bm25::Bm25;
+use crate::command::eval::model::relevance::Judge;
 use crate::command::eval::model::report::Row;
 use crate::command::eval::model::report::Section;
 use crate::engine::scheduler::Claim;

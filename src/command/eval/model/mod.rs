@@ -12,6 +12,7 @@ mod emotion;
 mod infill;
 mod knowledge;
 mod language;
+mod relevance;
 mod report;
 mod steps;
 mod structure;

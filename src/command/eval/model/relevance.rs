@@ -1,8 +1,8 @@
 //! Asks the model whether a passage answers the customer: one masked label after the turns and the passage,
 //! one forward pass for each passage, a few at a time.
 //!
-//! It helps to choose the sentences of a draft. The order of the cards is the search's: with the bundled
-//! model's word nothing is found more often (`chatdlm eval model` shows both).
+//! With the bundled model's word nothing is found more often and no better sentence is quoted, so calls do not ask:
+//! the order of the cards is the search's, the choice of sentences `assist/quote`'s.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ const MOST_SURE: f32 = 6.0;
 
 /// Says why nothing could be judged.
 #[derive(Debug, thiserror::Error)]
-pub enum JudgeError {
+pub(super) enum JudgeError {
     /// The model is overloaded or stopped.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -35,7 +35,7 @@ pub enum JudgeError {
 
 /// Judges passages. Clones share the engine.
 #[derive(Debug, Clone)]
-pub struct Judge {
+pub(super) struct Judge {
     engine: Engine,
     /// The tokens of yes and no.
     labels: Arc<[u32]>,
@@ -48,11 +48,6 @@ impl Judge {
         id(Control::Relevant)?;
         let labels = [id(Control::Yes)?, id(Control::No)?].into();
         Some(Judge { engine, labels })
-    }
-
-    /// Returns a judge that asks another form of the same model.
-    pub fn with_engine(&self, engine: &Engine) -> Judge {
-        Judge { engine: engine.clone(), labels: Arc::clone(&self.labels) }
     }
 
     /// Returns the log-odds that each `(title, passage)` answers the last of `turns`.
