@@ -107,7 +107,7 @@ pub(super) fn transcripts<'a>(
                 };
                 let tokens = share(&tokens, part, parts);
                 let id = utterance_id(conversation, &segment.id, part);
-                transcript(id, language, segment, text, tokens)
+                transcript(id, language, segment, text, tokens, parts)
             })
             .collect();
         // A part has one piece and one token at last, which always fit.
@@ -126,12 +126,13 @@ fn transcript<'a>(
     segment: &Segment,
     text: &'a str,
     tokens: &[Timed<'a>],
+    parts: usize,
 ) -> Entity<Transcript<'a>> {
-    // Its words, not the silence around them.
-    let (start_us, end_us) = match (tokens.first(), tokens.last()) {
-        (Some(first), Some(last)) => (first.start_us, last.end_us),
-        _ => (segment.start_ms.saturating_mul(1000), segment.end_ms.saturating_mul(1000)),
-    };
+    let (mut start_us, mut end_us) =
+        (segment.start_ms.saturating_mul(1000), segment.end_ms.saturating_mul(1000));
+    if let (true, Some(first), Some(last)) = (parts > 1, tokens.first(), tokens.last()) {
+        (start_us, end_us) = (first.start_us, last.end_us);
+    }
     let sum: f32 = tokens.iter().map(|token| token.confidence).sum();
     let mean = if tokens.is_empty() { CONFIDENCE } else { sum / tokens.len() as f32 };
     let tokens = tokens.iter().map(|token| Token {
