@@ -62,9 +62,7 @@ static FORMS: LazyLock<Forms> = LazyLock::new(|| {
         ]),
         date: form(&[
             r"\b(?:mon|tues|wednes|thurs|fri|satur|sun)days?\b",
-            concat!(
-                r"\b(?:january|february|march|april|june|july|august|september|october|november|december)\b"
-            ),
+            r"\b(?:january|february|march|april|june|july|august|september|october|november|december)\b",
             r"\bweekdays?\b",
             r"\b\d{1,2}(?:st|nd|rd|th)\b",
         ]),
