@@ -16,6 +16,7 @@ use crate::event::Segment;
 use crate::event::Severity;
 use crate::event::Speaker;
 use crate::event::TermAction;
+use crate::event::Word;
 use crate::monitor::arousal;
 use crate::monitor::redact;
 use crate::monitor::redact::Redactor;
@@ -67,7 +68,8 @@ impl Observer {
         self.end_ms = self.end_ms.max(segment.end_ms);
         let redacted = self.redactor.redact_final(heard(&segment));
         let (redacted, terms) = self.terms.load().apply(redacted);
-        let rate = self.rate(&segment, &words.unwrap_or_default());
+        let spoken_ms = prosody.map(|prosody| prosody.spoken_ms);
+        let rate = self.rate(&segment, &words.unwrap_or_default(), spoken_ms);
 
         let speaker = segment.speaker;
         let id = segment.id.clone();
@@ -141,7 +143,7 @@ impl Observer {
             Event::Segment(segment) => {
                 self.end_ms = self.end_ms.max(segment.end_ms);
                 self.redactor.redact_final(heard(segment));
-                self.rate(segment, &[]);
+                self.rate(segment, &[], None);
             }
             Event::Prosody { segment, speaker, prosody } => self.hear_voice(segment, *speaker, prosody),
             Event::Emotion { label, valence, .. } => {
@@ -158,11 +160,11 @@ impl Observer {
         }
     }
 
-    fn rate(&mut self, segment: &Segment, words: &[crate::event::Word]) -> Option<Event> {
+    fn rate(&mut self, segment: &Segment, words: &[Word], spoken_ms: Option<u64>) -> Option<Event> {
         if self.channel == Channel::Chat {
             return None;
         }
-        self.rates.hear(segment.speaker, &segment.text, (segment.start_ms, segment.end_ms), words)
+        self.rates.hear(segment.speaker, &segment.text, (segment.start_ms, segment.end_ms), words, spoken_ms)
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Speaking time is the time of the words and the short gaps between them; pauses of 250 ms and
 //! more do not count (de Jong and Bosker, 2013, on that threshold). Where a recogniser gives no
-//! word times, the words are spread evenly over the segment.
+//! word times, the words are spread evenly over the segment. Where we heard the speech ourselves its time is what was
+//! heard of it: a recogniser's word times are rough.
 
 use std::collections::VecDeque;
 
@@ -61,7 +62,8 @@ pub struct SpeechRates {
 impl SpeechRates {
     /// Returns the rates after a final segment, as an [`Event::SpeechRate`].
     ///
-    /// `text` is the segment before redaction, for placeholders are not what was said. `None` as
+    /// `text` is the segment before redaction, for placeholders are not what was said; `spoken_ms` is how long it was
+    /// spoken in without pauses, where that was heard. `None` as
     /// long as too little was said, and when the segment's times are of no use.
     pub fn hear(
         &mut self,
@@ -69,11 +71,15 @@ impl SpeechRates {
         text: &str,
         span_ms: (u64, u64),
         words: &[Word],
+        spoken_ms: Option<u64>,
     ) -> Option<Event> {
-        let said = match words {
+        let mut said = match words {
             [] => spread(text, span_ms),
             words => timed(words),
         };
+        if let Some(spoken_ms) = spoken_ms.filter(|ms| *ms > 0) {
+            stretch(&mut said, spoken_ms);
+        }
         let now_ms = said.last()?.end_ms;
         let pace = match speaker {
             Speaker::Customer => &mut self.customer,
@@ -119,6 +125,15 @@ fn next_level(level: RateLevel, words_per_minute: f32) -> RateLevel {
         _ if words_per_minute < SLOW.0 => RateLevel::Slow,
         _ if words_per_minute > FAST.1 => RateLevel::Fast,
         _ => RateLevel::Normal,
+    }
+}
+
+/// Gives words together the time that was heard, each the share that it had.
+fn stretch(said: &mut [Said], spoken_ms: u64) {
+    let sum: u64 = said.iter().map(|word| word.speaking_ms).sum();
+    for word in said {
+        let own = u128::from(word.speaking_ms) * u128::from(spoken_ms) / u128::from(sum.max(1));
+        word.speaking_ms = clamp_word(own as u64, word.words);
     }
 }
 
@@ -252,6 +267,19 @@ mod tests {
     }
 
     #[test]
+    fn the_time_that_was_heard_counts_where_it_is_known() {
+        let rate = |spoken_ms| {
+            let text = "word ".repeat(20);
+            match SpeechRates::default().hear(Speaker::Customer, &text, (0, 10_000), &[], spoken_ms) {
+                Some(Event::SpeechRate { words_per_minute, .. }) => words_per_minute,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((rate(None), rate(Some(0))), (120.0, 120.0));
+        assert_eq!(rate(Some(8_000)), 150.0, "two seconds were pauses");
+    }
+
+    #[test]
     fn syllables_are_counted_as_spoken() {
         for (word, expected) in [
             ("the", 1),
@@ -283,7 +311,7 @@ mod tests {
         let mut at_ms = from_ms;
         while at_ms < from_ms + seconds * 1_000 {
             let end_ms = at_ms + 10 * word_ms;
-            event = rates.hear(Speaker::Customer, &"word ".repeat(10), (at_ms, end_ms), &[]);
+            event = rates.hear(Speaker::Customer, &"word ".repeat(10), (at_ms, end_ms), &[], None);
             at_ms = end_ms;
         }
         event
@@ -300,8 +328,8 @@ mod tests {
     fn pauses_do_not_count_as_speaking() {
         let mut rates = SpeechRates::default();
         // Ten words at 150 words a minute, then a minute of silence, then ten more.
-        rates.hear(Speaker::Agent, &"word ".repeat(10), (0, 4_000), &[]);
-        let event = rates.hear(Speaker::Agent, &"word ".repeat(10), (64_000, 68_000), &[]);
+        rates.hear(Speaker::Agent, &"word ".repeat(10), (0, 4_000), &[], None);
+        let event = rates.hear(Speaker::Agent, &"word ".repeat(10), (64_000, 68_000), &[], None);
         let Some(Event::SpeechRate { words_per_minute, articulation_rate, call_words_per_minute, .. }) =
             event
         else {
@@ -322,7 +350,7 @@ mod tests {
                 confidence: None,
             })
             .collect();
-        let event = SpeechRates::default().hear(Speaker::Customer, "", (0, 10_000), &words);
+        let event = SpeechRates::default().hear(Speaker::Customer, "", (0, 10_000), &words, None);
         let Some(Event::SpeechRate { words_per_minute, .. }) = event else { panic!("no speech rate") };
         assert!((words_per_minute - 200.0).abs() < 0.1, "{words_per_minute}");
     }
@@ -353,7 +381,7 @@ mod tests {
                     .map(|(start_ms, end_ms)| Word { text: "hello".to_owned(), start_ms, end_ms, confidence: None })
                     .collect();
                 if let Some(Event::SpeechRate { words_per_minute, articulation_rate, call_words_per_minute, .. }) =
-                    rates.hear(Speaker::Customer, &text, (start_ms, end_ms), &words)
+                    rates.hear(Speaker::Customer, &text, (start_ms, end_ms), &words, None)
                 {
                     prop_assert!((0.0..=1_001.0).contains(&words_per_minute));
                     prop_assert!((0.0..=1_001.0).contains(&call_words_per_minute));
