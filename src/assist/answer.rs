@@ -59,7 +59,7 @@ impl Actor {
         let bases: Vec<String> =
             named.iter().filter(|base| knowledge.active(&tenant, base).is_some()).cloned().collect();
         if bases.is_empty() && !named.is_empty() {
-            self.go_on(Progress::Found(Found { segment, cards: Some(Vec::new()), sources: Vec::new() }));
+            self.go_on(Progress::Found(Found { segment, cards: Vec::new(), sources: Vec::new() }));
             return;
         }
         let question = Question { turns: self.recent_turns(), bases, limit: CARDS_MAX };
@@ -73,14 +73,14 @@ impl Actor {
                 Ok::<_, KnowledgeError>((cards, sources))
             });
             let (cards, sources) = match searching.await {
-                Ok(Ok((cards, sources))) => (Some(cards), sources),
+                Ok(Ok(found)) => found,
                 Ok(Err(error)) => {
                     tracing::warn!(%call, %error, "search failed");
-                    (None, Vec::new())
+                    Default::default()
                 }
                 Err(error) => {
                     tracing::error!(%call, %error, "search panicked");
-                    (None, Vec::new())
+                    Default::default()
                 }
             };
             Found { segment, cards, sources }
@@ -106,7 +106,7 @@ impl Actor {
 
     /// Pushes what is new, and drafts an answer to the latest question.
     fn found(&mut self, found: Found) {
-        self.show(&found.segment, worth(found.cards.unwrap_or_default(), SHOW_FROM));
+        self.show(&found.segment, worth(found.cards, SHOW_FROM));
         if found.segment == self.question {
             self.answers = found.sources;
             if self.parts.config.drafts && self.ending.is_none() {

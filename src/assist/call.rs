@@ -400,9 +400,11 @@ impl Actor {
 
     /// Settles a final segment, redacted, with what is seen in it at once; the customer's newest is asked about.
     fn settle_spoken(&mut self, spoken: Spoken, seq: Option<u64>) {
-        let Segment { id, speaker, end_ms, .. } = spoken.segment.clone();
+        let (id, speaker, end_ms) =
+            (spoken.segment.id.clone(), spoken.segment.speaker, spoken.segment.end_ms);
         let newest = self.state.as_ref().and_then(|state| state.segments.back());
-        let is_newest = newest.is_none_or(|newest| newest.end_ms <= end_ms) || seq.is_some();
+        // What comes late may have been overtaken.
+        let is_newest = seq.is_some() || newest.is_none_or(|newest| newest.end_ms <= end_ms);
         for event in self.observer.segment(spoken) {
             let ingest_seq = seq.filter(|_| matches!(event, Event::Segment(_)));
             self.settle_from(event, ingest_seq);

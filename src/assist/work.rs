@@ -23,8 +23,8 @@ type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 #[derive(Debug)]
 pub(super) struct Found {
     pub segment: String,
-    /// Best first; `None` when the search failed, which it logged.
-    pub cards: Option<Vec<Card>>,
+    /// Best first; none when the search failed, which it logged.
+    pub cards: Vec<Card>,
     /// The same with all that a draft may quote beside them.
     pub sources: Vec<Card>,
 }

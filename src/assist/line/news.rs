@@ -97,7 +97,11 @@ impl News {
         match self.store.events_after(&self.key, self.seen, PAGE).await {
             Ok(page) => {
                 self.has_missed = page.len() == PAGE as usize;
-                page.iter().for_each(|envelope| self.take(envelope));
+                for envelope in page {
+                    self.seen = envelope.seq;
+                    let tidings = self.tidings(&envelope.event);
+                    self.waiting.extend(tidings);
+                }
             }
             Err(error) => {
                 self.has_missed = false;
