@@ -53,6 +53,37 @@ fn found(library: &Library, tenant: &str, text: &str) -> Vec<String> {
 }
 
 #[core::prelude::v1::test]
+fn a_draft_may_quote_more_of_the_best_article_but_not_a_whole_manual() {
+    let folder = TempDir::new().expect("a folder");
+    let knowledge = Knowledge::new(folder.path());
+    let filler = "and so it goes on for a while with words of no use ".repeat(6);
+    let section = |n: usize| format!("## Part {n}\n\nThe boiler of part {n} has a valve {filler}.\n\n");
+    let manual: String = (0..30).map(section).collect();
+    let short = format!(
+        "## Start\n\nA radiator is bled with a key {filler}.\n\n## End\n\nA radiator is closed {filler}."
+    );
+    for (base, body) in [("manual", &manual), ("short", &short)] {
+        let edition =
+            Edition { tenant: "t".to_owned(), base: base.to_owned(), version: 1, digest: base.to_owned() };
+        let articles = vec![article("a", "Heating", body)];
+        knowledge.activate(knowledge.prepare(edition, || anyhow::Ok(articles)).expect("an index"));
+    }
+    let answers =
+        |text: &str, base: &str| knowledge.answers("t", &question(text, &[base], 3), 0.0).expect("a search");
+    let of_manual = answers("which valve has the boiler of part 7", "manual");
+    assert_eq!((of_manual.cards.len(), of_manual.sources.len()), (1, 13));
+    assert_eq!(of_manual.sources[0], of_manual.cards[0]);
+    let mut ids: Vec<&str> = of_manual.sources.iter().map(|card| card.id.as_str()).collect();
+    assert!(of_manual.sources.is_sorted_by(|a, b| a.score >= b.score), "{ids:?}");
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 13, "each passage once");
+    assert_eq!(answers("how is the radiator bled", "short").sources.len(), 2);
+    let nothing = answers("xylophone", "short");
+    assert!(nothing.cards.is_empty() && nothing.sources.is_empty());
+}
+
+#[core::prelude::v1::test]
 fn no_search_sees_half_a_version() {
     const ARTICLES: usize = 12;
     const SWAPS: u64 = 40;

@@ -25,7 +25,7 @@ use crate::event::Draft;
 use crate::event::DraftState;
 use crate::event::Event;
 use crate::event::Severity;
-use crate::knowledge::KnowledgeError;
+use crate::knowledge::Answers;
 use crate::knowledge::Question;
 use crate::knowledge::search::DRAFT_FROM;
 use crate::knowledge::search::SHOW_FROM;
@@ -59,7 +59,7 @@ impl Actor {
         let bases: Vec<String> =
             named.iter().filter(|base| knowledge.active(&tenant, base).is_some()).cloned().collect();
         if bases.is_empty() && !named.is_empty() {
-            self.go_on(Progress::Found(Found { segment, cards: Vec::new(), sources: Vec::new() }));
+            self.go_on(Progress::Found(Found { segment, answers: Answers::default() }));
             return;
         }
         let question = Question { turns: self.recent_turns(), bases, limit: CARDS_MAX };
@@ -67,23 +67,20 @@ impl Actor {
         let call = self.key.call.clone();
         self.work.search(async move {
             let _permit = searches.acquire_owned().await;
-            let searching = tokio::task::spawn_blocking(move || {
-                let cards = worth(knowledge.find(&tenant, &question)?, DRAFT_FROM);
-                let sources = knowledge.sources(&tenant, &question, cards.clone())?;
-                Ok::<_, KnowledgeError>((cards, sources))
-            });
-            let (cards, sources) = match searching.await {
-                Ok(Ok(found)) => found,
+            let found =
+                tokio::task::spawn_blocking(move || knowledge.answers(&tenant, &question, DRAFT_FROM)).await;
+            let answers = match found {
+                Ok(Ok(answers)) => answers,
                 Ok(Err(error)) => {
                     tracing::warn!(%call, %error, "search failed");
-                    Default::default()
+                    Answers::default()
                 }
                 Err(error) => {
                     tracing::error!(%call, %error, "search panicked");
-                    Default::default()
+                    Answers::default()
                 }
             };
-            Found { segment, cards, sources }
+            Found { segment, answers }
         });
     }
 
@@ -106,9 +103,9 @@ impl Actor {
 
     /// Pushes what is new, and drafts an answer to the latest question.
     fn found(&mut self, found: Found) {
-        self.show(&found.segment, worth(found.cards, SHOW_FROM));
+        self.show(&found.segment, worth(found.answers.cards, SHOW_FROM));
         if found.segment == self.question {
-            self.answers = found.sources;
+            self.answers = found.answers.sources;
             if self.parts.config.drafts && self.ending.is_none() {
                 self.start_draft(None);
             }

@@ -12,6 +12,7 @@ use crate::assist::draft::DraftUpdate;
 use crate::event::Card;
 use crate::event::Draft;
 use crate::event::Emotion;
+use crate::knowledge::Answers;
 use crate::monitor::emotion::EmotionError;
 
 /// How many customer segments may wait for their emotion. Overflow rule: the oldest goes unread.
@@ -23,10 +24,8 @@ type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 #[derive(Debug)]
 pub(super) struct Found {
     pub segment: String,
-    /// Best first; none when the search failed, which it logged.
-    pub cards: Vec<Card>,
-    /// The same with all that a draft may quote beside them.
-    pub sources: Vec<Card>,
+    /// Nothing when the search failed, which it logged.
+    pub answers: Answers,
 }
 
 /// What was read from a segment.

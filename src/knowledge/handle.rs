@@ -17,6 +17,7 @@ use crate::knowledge::need;
 use crate::knowledge::search;
 use crate::knowledge::search::Asked;
 use crate::knowledge::search::Question;
+use crate::knowledge::search::Ranking;
 use crate::knowledge::search::SHOW_FROM;
 use crate::prompt::Turn;
 
@@ -35,6 +36,30 @@ pub enum KnowledgeError {
     /// The search library failed.
     #[error("search library: {0}")]
     Library(#[from] tantivy::TantivyError),
+}
+
+/// What was found for a question.
+#[derive(Debug, Clone, Default)]
+pub struct Answers {
+    /// The best passage of each article, best first.
+    pub cards: Vec<Card>,
+    /// The same, and behind the best one the other passages of its article.
+    pub sources: Vec<Card>,
+}
+
+/// A base with the ranking of its articles.
+type Ranked = (Arc<BaseIndex>, Ranking);
+
+/// Returns the best cards of all bases, best first.
+fn best_cards(ranked: &[Ranked], question: &Question) -> Result<Vec<Card>, KnowledgeError> {
+    let asked = Asked::from(&question.turns);
+    let mut cards = Vec::new();
+    for (index, ranking) in ranked {
+        cards.extend(search::cards(index, ranking, &asked, question.limit)?);
+    }
+    cards.sort_by(|a, b| b.score.total_cmp(&a.score));
+    cards.truncate(question.limit);
+    Ok(cards)
 }
 
 type Bases = BTreeMap<(String, String), Arc<BaseIndex>>;
@@ -130,38 +155,37 @@ impl Knowledge {
     /// # Blocking
     /// As [`Knowledge::search`].
     pub fn find(&self, tenant: &str, question: &Question) -> Result<Vec<Card>, KnowledgeError> {
-        let asked = Asked::from(&question.turns);
-        let mut cards = Vec::new();
-        for index in self.chosen(tenant, &question.bases)? {
-            let ranking = search::rank(&index, &asked)?;
-            cards.extend(search::cards(&index, &ranking, &asked, question.limit)?);
-        }
-        cards.sort_by(|a, b| b.score.total_cmp(&a.score));
-        cards.truncate(question.limit);
-        Ok(cards)
+        best_cards(&self.ranked(tenant, question)?, question)
     }
 
-    /// Returns what a draft may quote: the cards found for a question, and behind the best one the other passages of
-    /// its article.
+    /// Returns what answers the customer's last turn, and what a draft of the answer may quote; nothing when the
+    /// best card has a score below `from`.
     ///
     /// # Errors
-    /// [`KnowledgeError::Library`] when the search library fails.
+    /// As [`Knowledge::search`].
     ///
     /// # Blocking
     /// As [`Knowledge::search`].
-    pub fn sources(
-        &self,
-        tenant: &str,
-        question: &Question,
-        mut cards: Vec<Card>,
-    ) -> Result<Vec<Card>, KnowledgeError> {
-        let Some(best) = cards.first() else { return Ok(cards) };
-        // A base that was just removed has no more of it.
-        let Some(index) = self.active(tenant, &best.base) else { return Ok(cards) };
+    pub fn answers(&self, tenant: &str, question: &Question, from: f32) -> Result<Answers, KnowledgeError> {
+        let ranked = self.ranked(tenant, question)?;
+        let cards = search::worth(best_cards(&ranked, question)?, from);
+        let mut sources = cards.clone();
+        if let Some(best) = cards.first()
+            && let Some((index, ranking)) = ranked.iter().find(|(index, _)| index.edition.base == best.base)
+        {
+            let rest = search::rest(index, ranking, &Asked::from(&question.turns), best)?;
+            sources.splice(1..1, rest);
+        }
+        Ok(Answers { cards, sources })
+    }
+
+    /// Returns the question's bases, each as it is now, with the ranking of its articles.
+    fn ranked(&self, tenant: &str, question: &Question) -> Result<Vec<Ranked>, KnowledgeError> {
         let asked = Asked::from(&question.turns);
-        let rest = search::rest(&index, &search::rank(&index, &asked)?, &asked, best)?;
-        cards.splice(1..1, rest);
-        Ok(cards)
+        let indexes = self.chosen(tenant, &question.bases)?.into_iter();
+        indexes
+            .map(|index| search::rank(&index, &asked).map(|ranking| (index, ranking)).map_err(Into::into))
+            .collect()
     }
 
     /// Returns what [`need`] sees of a question to one base, for fitting its weights.

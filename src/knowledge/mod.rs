@@ -20,6 +20,7 @@ pub mod term;
 mod handle;
 
 pub use deck::CardDeck;
+pub use handle::Answers;
 pub use handle::Knowledge;
 pub use handle::KnowledgeError;
 pub use search::Question;

@@ -49,6 +49,8 @@ const PASSAGE_FADE: f32 = 0.3;
 /// down to [`LEAST_REST`].
 const REST: f32 = 0.9;
 const LEAST_REST: f32 = 0.81;
+/// The most other passages of the best article that are taken: an article may be a manual.
+const REST_MAX: usize = 12;
 /// The share of the best passage's score that its article gets.
 const PASSAGE_SHARE: f32 = 0.3;
 /// How much a word counts that only means about the same as one that was said …
@@ -284,7 +286,7 @@ pub(super) fn rest(
     passages.sort_by(|a, b| score(b).total_cmp(&score(a)).then(a.cmp(b)));
     let mut cards = Vec::new();
     let mut share = REST;
-    for passage in passages {
+    for passage in passages.into_iter().take(REST_MAX) {
         let stored = index.passage(passage)?;
         cards.push(Card {
             id: format!("{}#{}", stored.article, stored.number),

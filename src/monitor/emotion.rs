@@ -24,8 +24,8 @@ use crate::prompt::Turn;
 
 /// The file of [`Words`] in a checkpoint's folder; classes in the order of [`Emotion::ALL`].
 pub const WORDS_FILE: &str = "emotion_words.safetensors";
-/// How much the logarithms of the model's probabilities count beside those of the words: the best of five
-/// on calls that neither has seen.
+/// How much the logarithms of the model's probabilities count beside those of the words: the best of four
+/// on calls and other talk that neither has seen.
 const MODEL_SHARE: f32 = 0.25;
 
 /// Says why no emotion could be read.

@@ -38,7 +38,6 @@ use crate::event::Speaker;
 use crate::knowledge::Question;
 use crate::knowledge::deck::MOST_CARDS;
 use crate::knowledge::search::DRAFT_FROM;
-use crate::knowledge::search::worth;
 use crate::prompt::Turn;
 
 /// More than any base has passages.
@@ -102,11 +101,10 @@ pub(super) fn questions(data: &Data) -> anyhow::Result<Vec<Asked>> {
                     bases: vec![base.company.base.clone()],
                     limit: MOST_CARDS,
                 };
-                let cards = worth(data.knowledge.find(TENANT, &question)?, DRAFT_FROM);
                 found.push(Asked {
                     unit: call.unit,
                     right,
-                    found: data.knowledge.sources(TENANT, &question, cards)?,
+                    found: data.knowledge.answers(TENANT, &question, DRAFT_FROM)?.sources,
                     turns,
                     answer: call.turns[i + 1].text.clone(),
                     facts: answer.facts.clone(),
