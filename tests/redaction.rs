@@ -427,3 +427,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_part_of_a_card_that_could_be_a_date_is_the_card() {
+    check_call(&[
+        (Agent, "could you read me the card number please", "could you read me the card number please"),
+        (Customer, "five one double eight", "[payment card]"),
+        (Customer, "double oh", "[payment card]"),
+        (Customer, "double oh double oh double oh double oh oh three", "[payment card]"),
+        (Agent, "and your date of birth", "and your date of birth"),
+        (Customer, "five one double eight", "[date of birth]"),
+    ]);
+}

@@ -88,6 +88,13 @@ fn is_birth(scene: &Scene<'_>, date: &Date) -> bool {
     if named || (asked && scene.is_customer()) {
         return is_full || is_old;
     }
+    // "Five one double eight" is the beginning of the card that was asked for, not a day in 1988.
+    let is_number = scene.mode != Mode::Written
+        && (scene.was_asked(&[Cue::Card], 2)
+            || scene.memory.open(scene.spoken.speaker, scene.spoken.start_ms).is_some());
+    if is_number && !is_named_month(scene, date) {
+        return false;
+    }
     // A date said again by the other speaker, or together with a name that was asked for.
     let follows = scene.memory.found_any(Category::DateOfBirth, 1)
         || (scene.is_customer() && scene.mode != Mode::Written && scene.was_asked(&[Cue::Name], 1));
