@@ -439,3 +439,9 @@ fn a_part_of_a_card_that_could_be_a_date_is_the_card() {
         (Customer, "five one double eight", "[date of birth]"),
     ]);
 }
+
+#[test]
+fn a_name_that_is_a_number_takes_no_more_of_the_sentence() {
+    check_text("my email is nil dot jones at post dot com", "my email is [email]");
+    check_text("my email is six dot jones at post dot com", "my email is [email]");
+}

@@ -159,8 +159,10 @@ fn item_start(scene: &Scene<'_>, end: usize, is_joined: bool) -> usize {
     while at > floor && is_number(at - 1) {
         at -= 1;
     }
+    // "Is nil dot smith at …": a number is an item by itself, and leads stay leads before it.
+    let may_lead = is_joined && at == end;
     let is_word = |at: usize| {
-        scene.tokens[at].is_word() && !is_joiner(scene, at) && (is_joined || !is_lead(scene.word(at)))
+        scene.tokens[at].is_word() && !is_joiner(scene, at) && (may_lead || !is_lead(scene.word(at)))
     };
     let takes_word = at > floor && is_word(at - 1) && scene.tokens[at - 1].letter().is_none();
     at -= usize::from(takes_word);
