@@ -19,9 +19,11 @@ use crate::engine::constraint::Constraint;
 use crate::engine::constraint::ConstraintError;
 use crate::engine::constraint::cache::Structures;
 use crate::engine::constraint::tokens::Automaton;
+use crate::engine::device;
+use crate::engine::device::Device;
+use crate::engine::device::DeviceError;
 use crate::engine::load::Load;
 use crate::engine::model::linear::Quant;
-use crate::engine::model::transformer::Model;
 use crate::engine::model::tuned::Adapter;
 use crate::engine::runner::Runner;
 use crate::engine::sampler::Rule;
@@ -44,6 +46,8 @@ use crate::engine::worker::Reader;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineConfig {
+    /// Where the model is computed.
+    pub device: Device,
     /// Precision of the weights.
     pub quant: Quant,
     /// Threads; 0 for one a core.
@@ -65,6 +69,7 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         EngineConfig {
+            device: Device::Auto,
             quant: Quant::Q8,
             threads: 0,
             step_rows: 256,
@@ -86,6 +91,9 @@ pub enum EngineError {
     /// The checkpoint's weights cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// The model cannot be computed where it was asked for.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The checkpoint's tokenizer cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -258,13 +266,13 @@ impl Engine {
         let tokenizer = Tokenizer::read(folder)?;
         let weights = Weights::open(folder)?;
         let fingerprint = weights.fingerprint();
-        let model = Model::load(model_config.clone(), &weights, config.quant, progress)?;
-        let weight_bytes = model.bytes();
+        let backend = device::load(config.device, model_config.clone(), &weights, config.quant, progress)?;
+        let weight_bytes = backend.weight_bytes();
         // The thread empties the channel at each step; how many wait in both is counted, and one more
         // is refused.
         let (jobs, receiver) = sync_channel(config.max_waiting.max(1));
         let load = Arc::new(Load::default());
-        let runner = Runner::new(model, config.kv_cache_mib << 20);
+        let runner = Runner::new(backend, config.kv_cache_mib << 20);
         let capacity = runner.capacity();
         worker::spawn(runner, receiver, config.clone(), Arc::clone(&load))
             .map_err(|error| EngineError::Threads(error.to_string()))?;

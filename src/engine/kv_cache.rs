@@ -2,21 +2,19 @@
 //!
 //! A page has `[layer][kv_head]` of keys `[head_dim, PAGE]` and values `[PAGE, head_dim]`, allocated
 //! when it is first used. A sequence's pages are its table. The block being denoised writes its own
-//! pages in every pass; pages before it may be shared with sequences that began the same.
+//! pages in every pass; pages before it may be shared with sequences that began the same. Who has
+//! which page is known to [`crate::engine::pages`].
 
 use crate::engine::config::ModelConfig;
 use crate::engine::ops::attention::HeadPage;
 use crate::engine::pages::PageId;
-use crate::engine::pages::Pages;
 
 /// Positions of a page.
 pub const PAGE: usize = 64;
 
-/// The pages and what is in them.
+/// What is in the pages.
 #[derive(Debug)]
 pub struct KvCache {
-    /// Who has which page.
-    pub pages: Pages,
     data: Vec<Vec<f32>>,
     kv_heads: usize,
     head_dim: usize,
@@ -24,16 +22,13 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Makes a cache of at most about `bytes`, and of one page at least; none is allocated yet.
-    pub fn new(config: &ModelConfig, bytes: usize) -> KvCache {
-        let page_len = KvCache::bytes_per_position(config) / size_of::<f32>() * PAGE;
-        let count = (bytes / (page_len * size_of::<f32>())).max(1);
+    /// Makes a cache for a model; nothing is allocated yet.
+    pub fn new(config: &ModelConfig) -> KvCache {
         KvCache {
-            pages: Pages::new(count),
             data: Vec::new(),
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
-            page_len,
+            page_len: KvCache::bytes_per_position(config) / size_of::<f32>() * PAGE,
         }
     }
 
@@ -42,29 +37,9 @@ impl KvCache {
         2 * size_of::<f32>() * config.layers.len() * config.num_key_value_heads * config.head_dim
     }
 
-    /// Returns how many positions there is room for.
-    pub fn capacity(&self) -> usize {
-        self.pages.count() * PAGE
-    }
-
-    /// Takes the pages for `positions` of one sequence, of which the first `shared` are there
-    /// already; `None`, and nothing is taken, while too many are held by others.
-    pub fn take(&mut self, positions: usize, shared: Vec<PageId>) -> Option<Vec<PageId>> {
-        let wanted = positions.div_ceil(PAGE).saturating_sub(shared.len());
-        if wanted > self.pages.available() {
-            self.pages.release_all(&shared);
-            return None;
-        }
-        let mut table = shared;
-        for _ in 0..wanted {
-            let page = self.pages.take().expect("as many are available");
-            if self.data.len() <= page.index() {
-                self.data.resize_with(page.index() + 1, Vec::new);
-            }
-            self.data[page.index()].resize(self.page_len, 0.0);
-            table.push(page);
-        }
-        Some(table)
+    /// Makes room for so many pages; what was in them is lost.
+    pub fn pool(&mut self, pages: usize) {
+        self.data = vec![Vec::new(); pages];
     }
 
     /// Writes the key and value of one head at one position of a sequence, each `[head_dim]`.
@@ -79,8 +54,11 @@ impl KvCache {
     ) {
         let (page, at) = (table[position / PAGE], position % PAGE);
         let (start, half) = (self.start(layer, head), self.head_dim * PAGE);
-        let data = &mut self.data[page.index()][start..start + 2 * half];
-        let (keys, values) = data.split_at_mut(half);
+        let data = &mut self.data[page.index()];
+        if data.is_empty() {
+            data.resize(self.page_len, 0.0);
+        }
+        let (keys, values) = data[start..start + 2 * half].split_at_mut(half);
         for (lanes, k) in keys.chunks_exact_mut(PAGE).zip(key) {
             lanes[at] = *k;
         }

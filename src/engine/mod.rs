@@ -4,12 +4,18 @@
 //! conversation as ids), [`sequence`] (tokens on their way), [`sampler`] (what settles) with
 //! [`levenshtein`] (what moves), [`sampling`] (chance), [`steps`] (how many passes it will take),
 //! [`constraint`] (what may stand), [`scheduler`] (who runs), [`runner`] (one step), [`worker`] (the
-//! thread) and [`handle`] (what callers hold), with [`load`]. Below them [`model`] (the forward pass), [`kv_cache`] with its
+//! thread) and [`handle`] (what callers hold), with [`load`]. Below them [`model`] (the forward pass), where it is computed ([`device`], [`cuda`]), [`kv_cache`] with its
 //! [`pages`], [`weights`] and [`ops`] (arithmetic); beside them [`adapter`] (a tuning as a file) and [`train`].
 
 pub mod adapter;
 pub mod config;
 pub mod constraint;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_cuda.rs"]
+pub mod cuda;
+pub mod device;
 pub mod handle;
 pub mod kv_cache;
 pub mod levenshtein;

@@ -1,19 +1,18 @@
 //! One step: sequences to chunks, chunks through the model, rows to candidates, candidates to sequences.
 
-use std::ops::Range;
 use std::sync::Arc;
-
-use rayon::prelude::*;
+use std::sync::OnceLock;
 
 use crate::engine::config::Attention;
-use crate::engine::kv_cache::KvCache;
+use crate::engine::config::ModelConfig;
 use crate::engine::kv_cache::PAGE;
 use crate::engine::levenshtein::Levenshtein;
+use crate::engine::model::forward::Asked;
+use crate::engine::model::forward::Backend;
+use crate::engine::model::forward::Chunk;
+use crate::engine::model::forward::Sight;
+use crate::engine::model::forward::forward;
 use crate::engine::model::head::Likeliest;
-use crate::engine::model::transformer::Chunk;
-use crate::engine::model::transformer::Model;
-use crate::engine::model::transformer::Sight;
-use crate::engine::model::transformer::Workspace;
 use crate::engine::model::tuned::Adapter;
 use crate::engine::model::tuned::AdapterId;
 use crate::engine::ops::softmax::entropy;
@@ -23,15 +22,13 @@ use crate::engine::ops::softmax::sum_of_exponentials;
 use crate::engine::pages::Before;
 use crate::engine::pages::Origin;
 use crate::engine::pages::PageId;
+use crate::engine::pages::Pages;
 use crate::engine::sampler::Candidate;
 use crate::engine::sampler::Choice;
 use crate::engine::sampler::Rule;
 use crate::engine::sequence::Change;
 use crate::engine::sequence::Purpose;
 use crate::engine::sequence::Sequence;
-
-/// Rows whose logits are in memory at once, for each thread.
-const HEAD_ROWS: usize = 8;
 
 /// A sequence with its keys and values.
 #[derive(Debug)]
@@ -88,12 +85,11 @@ pub struct Outcome {
     pub change: Option<Change>,
 }
 
-/// The model with its buffers.
+/// What computes, and who has which of its pages.
 #[derive(Debug)]
 pub struct Runner {
-    model: Model,
-    cache: KvCache,
-    work: Workspace,
+    backend: Box<dyn Backend>,
+    pages: Pages,
 }
 
 /// One row of the output whose head is wanted.
@@ -103,35 +99,38 @@ struct Wanted {
     position: usize,
 }
 
-enum Read {
+/// What was read of a row of logits.
+#[derive(Debug)]
+enum Answer {
     Candidate(Candidate),
     Scores(Vec<f32>),
 }
 
 impl Runner {
-    /// Makes a runner for a loaded model with a cache of at most about `cache_bytes`.
-    pub fn new(model: Model, cache_bytes: usize) -> Runner {
-        Runner { cache: KvCache::new(&model.config, cache_bytes), work: Workspace::new(&model.config), model }
+    /// Makes a runner with a cache of at most about `cache_bytes`, and of one page at least.
+    pub fn new(mut backend: Box<dyn Backend>, cache_bytes: usize) -> Runner {
+        let pages = pool(&mut *backend, cache_bytes);
+        Runner { backend, pages }
     }
 
     /// Returns how many positions of sequences the cache has room for.
     pub fn capacity(&self) -> usize {
-        self.cache.capacity()
+        self.pages.count() * PAGE
     }
 
-    /// Returns the model.
-    pub fn model(&self) -> &Model {
-        &self.model
+    /// Returns the model's shapes.
+    pub fn config(&self) -> &ModelConfig {
+        self.backend.config()
     }
 
     /// Returns how many bytes of weights the last step read, if it asked the head for anything.
     pub fn touched_bytes(&self) -> usize {
-        self.work.touched_bytes + self.model.head_bytes()
+        self.backend.touched_bytes()
     }
 
     /// Returns for how many positions there are pages that no slot holds.
     pub fn available(&self) -> usize {
-        self.cache.pages.available() * PAGE
+        self.pages.available() * PAGE
     }
 
     /// Takes pages for all of a sequence; `None` while too many are held by others.
@@ -141,13 +140,28 @@ impl Runner {
         let shared = if is_shareable(sequence) {
             let final_tokens = &sequence.tokens[..sequence.current.min(sequence.tokens.len())];
             let origin = Origin { block: sequence.form.block, adapter: adapter.map(|adapter| adapter.id) };
-            self.cache.pages.share(origin, final_tokens)
+            self.pages.share(origin, final_tokens)
         } else {
             Vec::new()
         };
         let entered = shared.len();
-        let table = self.cache.take(sequence.tokens.len(), shared)?;
+        let table = self.take(sequence.tokens.len(), shared)?;
         Some(Room { adapter: adapter.cloned(), table, entered })
+    }
+
+    /// Takes the pages for `positions` of one sequence, of which the first `shared` are there
+    /// already; `None`, and nothing is taken, while too many are held by others.
+    fn take(&mut self, positions: usize, shared: Vec<PageId>) -> Option<Vec<PageId>> {
+        let wanted = positions.div_ceil(PAGE).saturating_sub(shared.len());
+        if wanted > self.pages.available() {
+            self.pages.release_all(&shared);
+            return None;
+        }
+        let mut table = shared;
+        for _ in 0..wanted {
+            table.push(self.pages.take().expect("as many are available"));
+        }
+        Some(table)
     }
 
     /// Makes a slot for a sequence of the base model if there is room.
@@ -158,12 +172,12 @@ impl Runner {
 
     /// Forgets all prefixes. No slot may be in use.
     pub fn forget(&mut self, cache_bytes: usize) {
-        self.cache = KvCache::new(&self.model.config, cache_bytes);
+        self.pages = pool(&mut *self.backend, cache_bytes);
     }
 
     /// Gives the pages of a slot back; what is indexed stays until its place is needed.
     pub fn release(&mut self, slot: &Slot) {
-        self.cache.pages.release_all(&slot.table);
+        self.pages.release_all(&slot.table);
     }
 
     /// Lets other sequences find the full pages whose keys and values are final.
@@ -178,23 +192,26 @@ impl Runner {
                 None => Before::Start(slot.origin()),
             };
             let tokens = &slot.sequence.tokens[at * PAGE..(at + 1) * PAGE];
-            slot.table[at] = self.cache.pages.enter(before, slot.table[at], tokens);
+            slot.table[at] = self.pages.enter(before, slot.table[at], tokens);
             slot.entered += 1;
         }
     }
 
-    /// Returns the logits of every position of `tokens`, `[tokens, vocabulary]`, without a cache
-    /// and as the head gives them, not shifted.
+    /// Returns the logits of every position of `tokens`, `[tokens, vocabulary]`, as the head gives them and
+    /// not shifted.
+    ///
+    /// # Panics
+    /// When the cache has no room for them.
     pub fn logits(&mut self, tokens: &[u32], sight: Sight) -> Vec<f32> {
-        let bytes = tokens.len().next_multiple_of(PAGE) * KvCache::bytes_per_position(&self.model.config);
-        let mut cache = KvCache::new(&self.model.config, bytes);
-        let table = cache.take(tokens.len(), Vec::new()).expect("the cache was made for these tokens");
+        let table = self.take(tokens.len(), Vec::new()).expect("the cache has room for the tokens");
         let wanted = 0..tokens.len();
         let chunks = [Chunk { tokens, start: 0, sight, table: &table, wanted, adapter: None }];
-        let rows = self.model.forward(&chunks, &mut cache, &mut self.work);
-        let mut logits = vec![0.0; tokens.len() * self.model.config.vocab_size];
-        self.model.logits(&mut logits, rows);
-        logits
+        forward(&mut *self.backend, &chunks);
+        self.pages.release_all(&table);
+        let rows: Vec<usize> = (0..tokens.len()).collect();
+        let read: Vec<OnceLock<Vec<f32>>> = vec![OnceLock::new(); tokens.len()];
+        self.backend.logits(&rows, &|i, logits| drop(read[i].set(logits.to_vec())));
+        read.into_iter().flat_map(|row| row.into_inner().expect("every row is read")).collect()
     }
 
     /// Runs one step over slots with the rows that each may use; slots with the same adapter that stand
@@ -233,39 +250,27 @@ impl Runner {
         }
         let ends: Vec<(usize, bool)> =
             chunks.iter().map(|c| (c.start + c.tokens.len(), !c.wanted.is_empty())).collect();
-        let hidden = self.model.config.hidden_size;
-        let rows = self.model.forward(&chunks, &mut self.cache, &mut self.work);
-        let model = &self.model;
-        let gather = |some: &[Wanted]| -> Vec<f32> {
-            some.iter().flat_map(|w| &rows[w.row * hidden..(w.row + 1) * hidden]).copied().collect()
-        };
+        forward(&mut *self.backend, &chunks);
         let (greedy, others): (Vec<Wanted>, Vec<Wanted>) =
             wanted.into_iter().partition(|w| is_greedy(slots[w.slot].0, w.position));
-        let likeliest = model.likeliest(&gather(&greedy), |i, tokens, logits| {
-            let Wanted { slot, position, .. } = greedy[i];
-            close(&slots[slot].0.sequence, position, tokens, logits);
+        let asked: Vec<Asked> = greedy.iter().map(|w| ask(&slots[w.slot].0.sequence, w)).collect();
+        let likeliest = self.backend.likeliest(&asked);
+        let answers: Vec<OnceLock<Answer>> = others.iter().map(|_| OnceLock::new()).collect();
+        let rows: Vec<usize> = others.iter().map(|w| w.row).collect();
+        self.backend.logits(&rows, &|i, logits| {
+            let Wanted { slot, position, .. } = others[i];
+            drop(answers[i].set(read(slots[slot].0, position, logits)));
         });
-        let read: Vec<Read> = others
-            .par_chunks(HEAD_ROWS)
-            .flat_map_iter(|some| {
-                let mut logits = vec![0.0; some.len() * model.config.vocab_size];
-                model.logits(&mut logits, &gather(some));
-                some.iter()
-                    .zip(logits.chunks_exact_mut(model.config.vocab_size))
-                    .map(|(w, logits)| read(slots[w.slot].0, w.position, logits))
-                    .collect::<Vec<_>>()
-            })
-            .collect();
         let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); slots.len()];
         for (w, Likeliest { token, probability }) in greedy.iter().zip(likeliest) {
             let at = w.position - slots[w.slot].0.sequence.current;
             let candidate = Candidate { at, token, confidence: probability, ..Candidate::default() };
             candidates[w.slot].push(candidate);
         }
-        for (w, read) in others.iter().zip(read) {
-            match read {
-                Read::Candidate(candidate) => candidates[w.slot].push(candidate),
-                Read::Scores(scores) => slots[w.slot].0.scores = scores,
+        for (w, answer) in others.iter().zip(answers) {
+            match answer.into_inner().expect("every row is read") {
+                Answer::Candidate(candidate) => candidates[w.slot].push(candidate),
+                Answer::Scores(scores) => slots[w.slot].0.scores = scores,
             }
         }
         // Both lists are in the order of positions; rules that find two equal take the first.
@@ -282,6 +287,13 @@ impl Runner {
     }
 }
 
+/// Makes a pool of pages that together take about so many bytes, and room for them.
+fn pool(backend: &mut dyn Backend, cache_bytes: usize) -> Pages {
+    let pages = Pages::new((cache_bytes / (backend.bytes_per_position() * PAGE)).max(1));
+    backend.pool(pages.count());
+    pages
+}
+
 /// Returns whether a page of the sequence depends on nothing that comes after the page.
 fn is_shareable(sequence: &Sequence) -> bool {
     sequence.form.attention == Attention::BlockCausal && PAGE.is_multiple_of(sequence.form.block)
@@ -295,29 +307,30 @@ fn is_greedy(slot: &Slot, position: usize) -> bool {
     generate.sampling.is_none() && !wants_more && !has_structure
 }
 
-/// Sets the logits of those of a range of tokens to −∞ that are not written at a position.
-fn close(sequence: &Sequence, position: usize, tokens: Range<usize>, logits: &mut [f32]) {
-    let Purpose::Generate(generate) = &sequence.purpose else { return };
-    let here = generate.banned_at.iter().filter(|(p, _)| *p == position).map(|(_, id)| id);
-    for id in generate.banned.iter().chain(here) {
-        if tokens.contains(&(*id as usize)) {
-            logits[*id as usize - tokens.start] = f32::NEG_INFINITY;
-        }
-    }
+/// Returns what the head is asked about a position, with the tokens that are not written there.
+fn ask<'a>(sequence: &'a Sequence, wanted: &Wanted) -> Asked<'a> {
+    let Purpose::Generate(generate) = &sequence.purpose else {
+        return Asked { row: wanted.row, closed: &[], closed_here: Vec::new() };
+    };
+    let here = generate.banned_at.iter().filter(|(position, _)| *position == wanted.position);
+    Asked { row: wanted.row, closed: &generate.banned, closed_here: here.map(|(_, id)| *id).collect() }
 }
 
 /// Reads one row of logits: the token that is allowed and likeliest or drawn, or the labels' probabilities.
-fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
+fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Answer {
     match &slot.sequence.purpose {
         Purpose::Score { .. } => {
             let of_labels: Vec<f32> = slot.labels.iter().map(|l| logits[*l as usize]).collect();
             let best = largest(&of_labels);
             let exponentials: Vec<f32> = of_labels.iter().map(|s| (s - best).exp()).collect();
             let sum: f32 = exponentials.iter().sum();
-            Read::Scores(exponentials.iter().map(|e| e / sum).collect())
+            Answer::Scores(exponentials.iter().map(|e| e / sum).collect())
         }
         Purpose::Generate(generate) => {
-            close(&slot.sequence, position, 0..logits.len(), logits);
+            let here = generate.banned_at.iter().filter(|(p, _)| *p == position).map(|(_, id)| id);
+            for id in generate.banned.iter().chain(here) {
+                logits[*id as usize] = f32::NEG_INFINITY;
+            }
             // Confidence is the probability among what is allowed: text that the structure forces is
             // certain and settles at once, and there is no other text that it could be.
             if let Some(fill) = slot.sequence.fill.as_ref().filter(|f| f.positions().contains(&position)) {
@@ -348,7 +361,7 @@ fn read(slot: &Slot, position: usize, logits: &mut [f32]) -> Read {
                 0.0
             };
             let at = position - slot.sequence.current;
-            Read::Candidate(Candidate { at, token, confidence, entropy, text, second })
+            Answer::Candidate(Candidate { at, token, confidence, entropy, text, second })
         }
     }
 }

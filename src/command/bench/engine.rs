@@ -19,6 +19,8 @@ use crate::command::loading;
 use crate::config::ModelConfig as ModelPlace;
 use crate::engine::config::Attention;
 use crate::engine::config::ModelConfig;
+use crate::engine::device;
+use crate::engine::device::Device;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::kv_cache::PAGE;
 use crate::engine::model::linear::Quant;
@@ -135,8 +137,8 @@ pub fn run(args: EngineArgs) -> anyhow::Result<()> {
     let threads = pool.current_num_threads();
     let limits = pool.install(Limits::measure);
     let figures = pool.install(|| -> anyhow::Result<Figures> {
-        let model = Model::load(config.clone(), &weights, args.quant, loading::bar())?;
-        let mut runner = Runner::new(model, cache_bytes);
+        let backend = device::load(Device::Cpu, config.clone(), &weights, args.quant, loading::bar())?;
+        let mut runner = Runner::new(backend, cache_bytes);
         let runs = (0..args.repeat).map(|_| {
             // The prompt is computed anew each time.
             runner.forget(cache_bytes);
@@ -264,7 +266,7 @@ fn prompts(args: &EngineArgs, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Vec<u
 }
 
 fn measure(runner: &mut Runner, args: &EngineArgs, rule: Rule, prompts: &[Vec<u32>]) -> Figures {
-    let config = runner.model().config.clone();
+    let config = runner.config().clone();
     let config = &config;
     let block = config.block_length();
     let mut slots: Vec<Slot> = prompts

@@ -20,10 +20,10 @@ use crate::corpus::service::Company;
 use crate::corpus::service::Split;
 use crate::corpus::tasks::redacted_turns;
 use crate::engine::config::ModelConfig;
-use crate::engine::kv_cache::KvCache;
+use crate::engine::device;
+use crate::engine::device::Device;
 use crate::engine::kv_cache::PAGE;
 use crate::engine::model::linear::Quant;
-use crate::engine::model::transformer::Model;
 use crate::engine::runner::Runner;
 use crate::engine::runner::Slot;
 use crate::engine::sampler::Rule;
@@ -147,9 +147,10 @@ impl Bench {
     pub fn load(folder: &Path, longest_prompt: usize, tokens: usize) -> anyhow::Result<Bench> {
         let config = ModelConfig::read(folder)?;
         let tokenizer = Tokenizer::read(folder)?;
-        let model = Model::load(config.clone(), &Weights::open(folder)?, Quant::Q8, |_, _| {})?;
-        let longest = longest_prompt + tokens + 2 * PAGE;
-        let runner = Runner::new(model, AT_ONCE * longest * KvCache::bytes_per_position(&config));
+        let weights = Weights::open(folder)?;
+        let backend = device::load(Device::Auto, config.clone(), &weights, Quant::Q8, |_, _| {})?;
+        let (longest, bytes) = (longest_prompt + tokens + 2 * PAGE, backend.bytes_per_position());
+        let runner = Runner::new(backend, AT_ONCE * longest * bytes);
         let controls = Control::ALL.into_iter().filter(|c| *c != Control::End && *c != Control::Pad);
         let mut banned: Vec<u32> = controls.filter_map(|c| tokenizer.control(c.token()).ok()).collect();
         banned.push(config.mask_token_id);

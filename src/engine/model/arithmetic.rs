@@ -35,7 +35,7 @@ impl Arithmetic {
                 softmax: exact::softmax,
                 swiglu: exact::swiglu,
             },
-            Quant::Q8 | Quant::Q4 => Arithmetic { project, attend, rms_norm, softmax, swiglu },
+            Quant::Bf16 | Quant::Q8 | Quant::Q4 => Arithmetic { project, attend, rms_norm, softmax, swiglu },
         }
     }
 }

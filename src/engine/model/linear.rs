@@ -19,6 +19,8 @@ use crate::engine::ops::quantized::rows::QuantizedRows;
 pub enum Quant {
     /// 32-bit floats with sums in 64 bits, for comparing with references; slow.
     F32,
+    /// 16-bit floats with sums in 32 bits; on a GPU only.
+    Bf16,
     /// 8-bit integers, weights and activations.
     Q8,
     /// 4 bits a weight, a scale for each 32 inputs; activations in 8 bits.
@@ -26,10 +28,10 @@ pub enum Quant {
 }
 
 impl Quant {
-    /// Returns how many bits a weight has; `None` for full precision.
+    /// Returns how many bits an integer weight has; `None` for floats.
     pub fn bits(self) -> Option<Bits> {
         match self {
-            Quant::F32 => None,
+            Quant::F32 | Quant::Bf16 => None,
             Quant::Q8 => Some(Bits::Eight),
             Quant::Q4 => Some(Bits::Four),
         }
@@ -117,7 +119,8 @@ impl Linear {
 
     /// Returns how many bytes a weight `[output, input]` takes.
     pub fn bytes_of(quant: Quant, input: usize, output: usize) -> usize {
-        quant.bits().map_or(size_of::<f32>() * input * output, |bits| bits.bytes(input, output))
+        let number = if quant == Quant::Bf16 { size_of::<half::bf16>() } else { size_of::<f32>() };
+        quant.bits().map_or(number * input * output, |bits| bits.bytes(input, output))
     }
 
     /// Returns the number of outputs.
@@ -126,6 +129,19 @@ impl Linear {
             Weight::F32 { output, .. } => *output,
             Weight::Quantized(linear) => linear.output,
         }
+    }
+
+    /// Returns the numbers `[output, input]` and how many inputs there are; `None` in few bits.
+    pub fn exact(&self) -> Option<(&[f32], usize)> {
+        match &self.weight {
+            Weight::F32 { weight, input, .. } => Some((weight, *input)),
+            Weight::Quantized(_) => None,
+        }
+    }
+
+    /// Returns the bias `[output]`.
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
     }
 
     /// Returns how many bytes the weight takes.

@@ -1,12 +1,15 @@
 //! The serving forward pass: plain slices, keys and values cached, many sequences together.
 //!
-//! One body for all families ([`transformer`] with [`feed_forward`], over [`linear`] layers, and the [`head`]); a file
-//! for each says what it publishes and calls its tensors. [`tuned`] has the experts of an adapter.
+//! One pass for all families ([`forward`]) over a dozen operations, which the processor ([`cpu`]) and a GPU have.
+//! The processor keeps a model as a [`transformer`] with [`feed_forward`], over [`linear`] layers, and the [`head`].
+//! A file for each family says what it publishes and calls its tensors. [`tuned`] has the experts of an adapter.
 
 pub mod arithmetic;
 pub mod common;
+pub mod cpu;
 pub mod dream;
 pub mod feed_forward;
+pub mod forward;
 pub mod head;
 pub mod linear;
 pub mod llada;

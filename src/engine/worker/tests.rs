@@ -6,8 +6,9 @@ use std::sync::mpsc::sync_channel;
 
 use super::*;
 use crate::engine::config::ModelConfig;
+use crate::engine::device;
+use crate::engine::device::Device;
 use crate::engine::model::linear::Quant;
-use crate::engine::model::transformer::Model;
 use crate::engine::scheduler::OwnerId;
 use crate::engine::sequence::Form;
 use crate::engine::sequence::Generate;
@@ -28,10 +29,10 @@ impl Bench {
         let model = ModelConfig::read(&folder).expect("a fixture");
         let form = Form { block: 8, ..Form::of(&model) };
         let weights = Weights::open(&folder).expect("a fixture");
-        let model = Model::load(model, &weights, Quant::Q8, |_, _| {}).expect("a fixture");
+        let backend = device::load(Device::Cpu, model, &weights, Quant::Q8, |_, _| {}).expect("a fixture");
         let (jobs, receiver) = sync_channel(64);
         let worker = Worker {
-            runner: Runner::new(model, 1 << 22),
+            runner: Runner::new(backend, 1 << 22),
             config,
             load: Arc::new(Load::default()),
             queue: Vec::new(),

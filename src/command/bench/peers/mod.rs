@@ -112,6 +112,7 @@ impl Peers {
             let file = folder.path().join("llama.gguf");
             let (numbers, precision) = match task.quant {
                 Quant::F32 => (Numbers::F32, "F32"),
+                Quant::Bf16 => (Numbers::Bf16, "BF16"),
                 Quant::Q8 => (Numbers::Q8, "Q8_0"),
                 Quant::Q4 => (Numbers::Q4, "Q4_0"),
             };

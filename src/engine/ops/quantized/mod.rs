@@ -12,7 +12,7 @@
 //! the same layout.
 #![allow(unsafe_code)]
 
-mod four_bits;
+pub mod four_bits;
 mod kernel;
 mod pack;
 pub mod rows;
