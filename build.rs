@@ -24,7 +24,8 @@ fn main() {
     match nvcc() {
         Some(nvcc) => compile(&nvcc, &kernels, &to),
         None => {
-            fs::copy(kernels.join("kernels.ptx.zst"), &to).expect("kernels/kernels.ptx.zst is in the repository");
+            fs::copy(kernels.join("kernels.ptx.zst"), &to)
+                .expect("kernels/kernels.ptx.zst is in the repository");
         }
     }
 }

@@ -11,14 +11,15 @@
 // The eight warps of a block take steps in turn and add up in their order, whatever the tile: a row's result depends
 // on nothing but the row. Rows go through shared memory in two stages.
 //
-// Grid: (ceil(tiles / M), experts or 1, pieces of rows); block: 256; see `shared_bytes` below for dynamic shared memory.
+// Grid: (ceil(tiles / M), experts or 1, pieces of rows); block: 256; dynamic shared memory: the larger of
+// the two stages, 2 · 8·N · (256·U + 16) bytes, and of the warps' sums, 4,096 · N · tiles that are finished together.
 // The rows of expert e are bounds[e]..bounds[e + 1]; a block takes every gridDim.z-th piece of 8·N of them.
 // The gated form has a tile of gates, then one of the same outputs' ups: y = silu(g)·u.
 // The head form writes of each row and 64 tokens the likeliest, its logit and Σ e^(logit − largest): no logits.
 // Levels of 4 bits: src/engine/ops/quantized/four_bits.rs. Fragments: PTX ISA, "matrix fragments for mma".
 #include "primitives.cuh"
 
-namespace {
+namespace linear {
 
 constexpr int WARPS = 8;
 constexpr int THREADS = 32 * WARPS;
@@ -389,15 +390,15 @@ __device__ __forceinline__ void multiply_exactly(const Linear& a) {
     }
 }
 
-}  // namespace
+}  // namespace linear
 
 // Few rows, some rows, many rows; U as large as registers allow, for bytes in flight.
-#define LINEAR(NAME, FORMAT, FORM, M, N, U)                                                    \
-    extern "C" __global__ void __launch_bounds__(THREADS) NAME(Linear a) { \
-        multiply<FORMAT, M, N, U, FORM>(a);                                                    \
+#define LINEAR(NAME, FORMAT, FORM, M, N, U)                                                        \
+    extern "C" __global__ void __launch_bounds__(linear::THREADS) NAME(linear::Linear arguments) { \
+        linear::multiply<linear::FORMAT, M, N, U, linear::FORM>(arguments);                        \
     }
-#define LINEARS(FORMAT, NAME)                             \
-    LINEAR(linear_##NAME##_store_few, FORMAT, Store, 1, 1, 4) \
+#define LINEARS(FORMAT, NAME)                                  \
+    LINEAR(linear_##NAME##_store_few, FORMAT, Store, 1, 1, 4)  \
     LINEAR(linear_##NAME##_store_some, FORMAT, Store, 1, 4, 4) \
     LINEAR(linear_##NAME##_store_many, FORMAT, Store, 4, 8, 1) \
     LINEAR(linear_##NAME##_add_some, FORMAT, Add, 1, 4, 4)     \
@@ -411,16 +412,19 @@ LINEARS(Bf16, bf16)
 LINEARS(Q8, q8)
 LINEARS(Q4, q4)
 
-#define EXACT(NAME, FORM) \
-    extern "C" __global__ void __launch_bounds__(THREADS) NAME(Linear a) { multiply_exactly<FORM>(a); }
+#define EXACT(NAME, FORM)                                                                          \
+    extern "C" __global__ void __launch_bounds__(linear::THREADS) NAME(linear::Linear arguments) { \
+        linear::multiply_exactly<linear::FORM>(arguments);                                         \
+    }
 EXACT(linear_f32_store, Store)
 EXACT(linear_f32_add, Add)
 EXACT(linear_f32_gated, Gated)
 EXACT(linear_f32_head, Head)
 
 // Puts the peaks of a row together: block per row; token and probability of the likeliest.
-extern "C" __global__ void __launch_bounds__(THREADS)
-head_reduce(uint32_t* tokens, float* probabilities, const Peak* peaks, const int* rows, int groups) {
+extern "C" __global__ void __launch_bounds__(linear::THREADS) head_reduce(
+    uint32_t* tokens, float* probabilities, const linear::Peak* peaks, const int* rows, int groups) {
+    using namespace linear;
     const int row = blockIdx.x;
     if (row >= *rows) return;
     __shared__ Peak of_warps[WARPS];

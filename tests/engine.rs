@@ -9,6 +9,7 @@ use std::time::Instant;
 use chatdlm::engine::config::ModelConfig;
 use chatdlm::engine::constraint::Constraint;
 use chatdlm::engine::constraint::ConstraintError;
+use chatdlm::engine::device::Device;
 use chatdlm::engine::handle::Engine;
 use chatdlm::engine::handle::EngineConfig;
 use chatdlm::engine::handle::EngineError;
@@ -16,10 +17,11 @@ use chatdlm::engine::handle::GenerateRequest;
 use chatdlm::engine::handle::Snapshot;
 use chatdlm::engine::kv_cache::KvCache;
 use chatdlm::engine::kv_cache::PAGE;
+use chatdlm::engine::model::cpu::Cpu;
+use chatdlm::engine::model::forward::Sight;
 use chatdlm::engine::model::linear::Quant;
 use chatdlm::engine::model::llada2::Llada2Config;
 use chatdlm::engine::model::transformer::Model;
-use chatdlm::engine::model::transformer::Sight;
 use chatdlm::engine::runner::Runner;
 use chatdlm::engine::sampler::Rule;
 use chatdlm::engine::sampling::Sampling;
@@ -66,6 +68,7 @@ fn examples() -> Vec<Example> {
 
 fn options(out: &Path, steps: u64) -> TrainOptions {
     TrainOptions {
+        device: Device::Cpu,
         out: out.to_owned(),
         from: None,
         objective: Objective::BlockDiffusion,
@@ -217,7 +220,10 @@ fn the_cache_changes_nothing() {
     let weights = Weights::open(folder.path()).unwrap();
     let model = ModelConfig::read(folder.path()).unwrap();
     let form = Form::of(&model);
-    let mut runner = Runner::new(Model::load(model, &weights, Quant::F32, |_, _| {}).unwrap(), 1 << 24);
+    let mut runner = Runner::new(
+        Box::new(Cpu::new(Model::load(model, &weights, Quant::F32, |_, _| {}).unwrap())),
+        1 << 24,
+    );
     let prompt: Vec<u32> = (20..45).collect();
     let GenerateRequest { canvas, generate, .. } = request(&prompt, 20);
     let sequence = Sequence::generate(&prompt, &canvas, form, generate);
@@ -264,7 +270,7 @@ fn a_warm_prefix_changes_no_bit_of_the_answer() {
     let model = ModelConfig::read(folder.path()).unwrap();
     for quant in [Quant::Q8, Quant::Q4] {
         let loaded = Model::load(model.clone(), &weights, quant, |_, _| {}).unwrap();
-        let mut runner = Runner::new(loaded, 1 << 24);
+        let mut runner = Runner::new(Box::new(Cpu::new(loaded)), 1 << 24);
         let short: Vec<u32> = (20..90).collect();
         let long: Vec<u32> = (20..145).collect();
         let (tokens, confidences, reused) = run(&mut runner, &short);
@@ -287,7 +293,8 @@ fn cancelling_at_any_step_leaks_no_page() {
     let model = ModelConfig::read(folder.path()).unwrap();
     let form = Form::of(&model);
     let bytes = 12 * PAGE * KvCache::bytes_per_position(&model);
-    let mut runner = Runner::new(Model::load(model, &weights, Quant::Q8, |_, _| {}).unwrap(), bytes);
+    let mut runner =
+        Runner::new(Box::new(Cpu::new(Model::load(model, &weights, Quant::Q8, |_, _| {}).unwrap())), bytes);
     assert_eq!(runner.available(), 12 * PAGE);
     for steps in 0..12 {
         let mut slots = Vec::new();

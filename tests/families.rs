@@ -12,10 +12,11 @@ use chatdlm::engine::handle::EngineError;
 use chatdlm::engine::handle::GenerateRequest;
 use chatdlm::engine::handle::Snapshot;
 use chatdlm::engine::levenshtein::Levenshtein;
+use chatdlm::engine::model::cpu::Cpu;
+use chatdlm::engine::model::forward::Sight;
 use chatdlm::engine::model::linear::Quant;
 use chatdlm::engine::model::llada2::Llada2Config;
 use chatdlm::engine::model::transformer::Model;
-use chatdlm::engine::model::transformer::Sight;
 use chatdlm::engine::runner::Runner;
 use chatdlm::engine::sampler::Rule;
 use chatdlm::engine::scheduler::Claim;
@@ -38,7 +39,8 @@ fn fixture(family: &str) -> std::path::PathBuf {
 
 fn runner(folder: &Path, quant: Quant) -> Runner {
     let config = ModelConfig::read(folder).unwrap();
-    Runner::new(Model::load(config, &Weights::open(folder).unwrap(), quant, |_, _| {}).unwrap(), 1 << 24)
+    let model = Model::load(config, &Weights::open(folder).unwrap(), quant, |_, _| {}).unwrap();
+    Runner::new(Box::new(Cpu::new(model)), 1 << 24)
 }
 
 fn generate(steps: usize) -> Generate {

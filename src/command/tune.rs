@@ -198,6 +198,7 @@ fn options(args: &train::Args, kind: Tuned) -> TuneOptions {
         Tuned::LowRank => (Kind::LowRank { rank: args.tune.rank.unwrap_or(8).into() }, RATE_OF_LOW_RANK),
     };
     TuneOptions {
+        device: args.device,
         kind,
         batch_tokens: args.batch_tokens,
         schedule: Schedule {

@@ -10,6 +10,7 @@ use crate::engine::model::cpu::Cpu;
 use crate::engine::model::forward::Backend;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::transformer::Model;
+use crate::engine::train::network::Network;
 use crate::engine::weights::Weights;
 use crate::engine::weights::WeightsError;
 
@@ -56,8 +57,8 @@ pub fn load(
 ) -> Result<Box<dyn Backend>, DeviceError> {
     match device {
         Device::Cpu => {}
-        Device::Cuda => return Ok(cuda::load(cuda::open()?, config, weights, quant, progress)?),
-        Device::Auto if cuda::IS_BUILT => match cuda::open() {
+        Device::Cuda => return Ok(cuda::load(cuda::open(0)?, config, weights, quant, progress)?),
+        Device::Auto if cuda::IS_BUILT => match cuda::open(0) {
             Ok(gpu) => return Ok(cuda::load(gpu, config, weights, quant, progress)?),
             Err(error) => tracing::info!("no GPU is used, the model runs on the processor: {error}"),
         },
@@ -67,4 +68,25 @@ pub fn load(
         return Err(DeviceError::Precision(quant));
     }
     Ok(Box::new(Cpu::new(Model::load(config, weights, quant, progress)?)))
+}
+
+/// Lets the passes of training be computed on a device: of several GPUs the `nth`, counted round.
+///
+/// # Errors
+/// When the GPU that was asked for cannot be used.
+pub fn train_on(device: Device, network: &mut Network, nth: usize) -> Result<(), DeviceError> {
+    let gpu = match device {
+        Device::Cpu => return Ok(()),
+        Device::Cuda => cuda::open(nth)?,
+        Device::Auto if !cuda::IS_BUILT => return Ok(()),
+        Device::Auto => match cuda::open(nth) {
+            Ok(gpu) => gpu,
+            Err(error) => {
+                tracing::info!("no GPU is used, training runs on the processor: {error}");
+                return Ok(());
+            }
+        },
+    };
+    network.compute_on(cuda::train::Trainer::new(gpu, &network.config, &network.layout)?);
+    Ok(())
 }

@@ -1,5 +1,9 @@
 //! What stands for a GPU where the engine is built without one.
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
 use crate::engine::config::ModelConfig;
 use crate::engine::model::forward::Backend;
 use crate::engine::model::linear::Quant;
@@ -14,14 +18,148 @@ pub const IS_BUILT: bool = false;
 pub struct CudaError;
 
 /// A GPU, of which there is none.
-#[derive(Debug)]
-pub enum Gpu {}
+#[derive(Debug, Clone)]
+pub struct Gpu(Infallible);
+
+/// What is seen of a GPU's kernels.
+#[derive(Debug, Clone)]
+pub struct Watch(Infallible);
+
+impl Watch {
+    /// Cannot be called.
+    pub fn take(&self) -> BTreeMap<String, (u64, Duration)> {
+        match self.0 {}
+    }
+}
+
+/// Cannot be called.
+pub fn watch(gpu: Gpu) -> (Gpu, Watch) {
+    match gpu.0 {}
+}
+
+/// Cannot be called.
+///
+/// # Errors
+/// Never.
+pub fn free_bytes(gpu: &Gpu) -> Result<usize, CudaError> {
+    match gpu.0 {}
+}
+
+/// What a GPU can do at most.
+pub mod limits {
+    use super::CudaError;
+    use super::Gpu;
+    use crate::engine::model::linear::Quant;
+
+    /// The limits of a GPU.
+    #[derive(Debug, Clone, Copy)]
+    pub struct Limits {
+        /// Bytes read and written while memory is copied.
+        pub bytes_per_s: f64,
+        /// Operations of matrix products.
+        pub operations_per_s: f64,
+    }
+
+    /// Cannot be called.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn measure(gpu: &Gpu, _quant: Quant) -> Result<Limits, CudaError> {
+        match gpu.0 {}
+    }
+}
+
+/// The trainer's passes on a GPU.
+pub mod train {
+    use std::convert::Infallible;
+
+    use super::CudaError;
+    use super::Gpu;
+    use crate::engine::model::llada2::Llada2Config;
+    use crate::engine::ops::matmul::Precision;
+    use crate::engine::train::batch::Batch;
+    use crate::engine::train::layout::Layout;
+    use crate::engine::train::loss::Loss;
+
+    /// A GPU that trains, of which there is none.
+    #[derive(Debug)]
+    pub struct Trainer(Infallible);
+
+    /// What a batch came to.
+    #[derive(Debug)]
+    pub struct Passed {
+        /// The loss.
+        pub loss: Loss,
+        /// For each layer, how many rows each expert took.
+        pub load: Vec<Vec<usize>>,
+    }
+
+    /// How a pass is computed.
+    #[derive(Debug, Clone, Copy)]
+    pub struct How {
+        /// How the factors of products are rounded.
+        pub precision: Precision,
+        /// Whether a layer's activations are computed again instead of kept.
+        pub recomputes: bool,
+    }
+
+    impl Trainer {
+        /// Cannot be called; so with the others.
+        ///
+        /// # Errors
+        /// Never.
+        pub fn new(gpu: Gpu, _config: &Llada2Config, _layout: &Layout) -> Result<Trainer, CudaError> {
+            match gpu.0 {}
+        }
+
+        /// Cannot be called.
+        pub fn device(&self) -> String {
+            match self.0 {}
+        }
+
+        /// Cannot be called.
+        pub fn activation_bytes(&self) -> usize {
+            match self.0 {}
+        }
+
+        /// Cannot be called.
+        ///
+        /// # Errors
+        /// Never.
+        pub fn set(&mut self, _parameters: &[f32]) -> Result<(), CudaError> {
+            match self.0 {}
+        }
+
+        /// Cannot be called.
+        ///
+        /// # Errors
+        /// Never.
+        pub fn evaluate(&mut self, _: &Batch, _: &[Vec<f32>], _: How) -> Result<Passed, CudaError> {
+            match self.0 {}
+        }
+
+        /// Cannot be called.
+        ///
+        /// # Errors
+        /// Never.
+        pub fn accumulate(
+            &mut self,
+            _batch: &Batch,
+            _bias: &[Vec<f32>],
+            _how: How,
+            _scale: f32,
+            _gradients: &mut [f32],
+        ) -> Result<Passed, CudaError> {
+            match self.0 {}
+        }
+    }
+}
 
 /// Fails.
 ///
 /// # Errors
 /// Always.
-pub fn open() -> Result<Gpu, CudaError> {
+pub fn open(_nth: usize) -> Result<Gpu, CudaError> {
     Err(CudaError)
 }
 
@@ -36,5 +174,5 @@ pub fn load(
     _quant: Quant,
     _progress: impl FnMut(usize, usize),
 ) -> Result<Box<dyn Backend>, CudaError> {
-    match gpu {}
+    match gpu.0 {}
 }

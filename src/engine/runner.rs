@@ -123,6 +123,11 @@ impl Runner {
         self.backend.config()
     }
 
+    /// Returns how many bytes the keys and values of a position take.
+    pub fn bytes_per_position(&self) -> usize {
+        self.backend.bytes_per_position()
+    }
+
     /// Returns how many bytes of weights the last step read, if it asked the head for anything.
     pub fn touched_bytes(&self) -> usize {
         self.backend.touched_bytes()

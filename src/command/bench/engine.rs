@@ -1,5 +1,6 @@
 //! `chatdlm bench engine`: the engine alone, many sequences at once; a checkpoint, or a shape with
-//! random weights. Beside each speed stands what the machine allows at most.
+//! random weights. Beside each speed stands what the machine allows at most. On a GPU one run measures
+//! every batch with every length of prompt, so that weights are made once.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -19,6 +20,9 @@ use crate::command::loading;
 use crate::config::ModelConfig as ModelPlace;
 use crate::engine::config::Attention;
 use crate::engine::config::ModelConfig;
+use crate::engine::cuda;
+use crate::engine::cuda::Gpu;
+use crate::engine::cuda::Watch;
 use crate::engine::device;
 use crate::engine::device::Device;
 use crate::engine::kv_cache::KvCache;
@@ -49,12 +53,15 @@ pub struct EngineArgs {
     /// So many layers of the shape.
     #[arg(long, requires = "shape")]
     layers: Option<usize>,
-    /// Sequences at once.
-    #[arg(long, default_value_t = 8)]
-    batch: usize,
-    /// Tokens of each prompt.
-    #[arg(long, default_value_t = 256)]
-    prompt_tokens: usize,
+    /// Where it computes: a GPU where one can be used, else the processor.
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    device: Device,
+    /// Sequences at once; several numbers are measured one after the other.
+    #[arg(long, value_delimiter = ',', default_value = "8")]
+    batch: Vec<usize>,
+    /// Tokens of each prompt; several numbers are measured one after the other.
+    #[arg(long, alias = "prompt", value_delimiter = ',', default_value = "256")]
+    prompt_tokens: Vec<usize>,
     /// Tokens that each sequence writes.
     #[arg(long, default_value_t = 128)]
     generate_tokens: usize,
@@ -76,30 +83,61 @@ pub struct EngineArgs {
     /// Threads; 0 for one a core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
-    /// Rows of one step while prompts are read.
-    #[arg(long, default_value_t = 256)]
-    step_rows: usize,
+    /// Rows of one step while prompts are read; 256 on the processor and 2,048 on a GPU when missing.
+    #[arg(long)]
+    step_rows: Option<usize>,
+    /// Tell how long each kernel of a GPU takes, one at a time.
+    #[arg(long)]
+    profile: bool,
     /// How often the measurement is repeated; the fastest counts.
     #[arg(long, default_value_t = 3)]
     repeat: usize,
     #[command(flatten)]
     peers: Peers,
-    /// Print one JSON object.
+    /// Print one JSON object for each batch and prompt, a line each.
     #[arg(long)]
     json: bool,
 }
 
 /// Beside weights and cache: what measuring and the buffers of a pass take.
 const SPARE_BYTES: usize = 768 << 20;
+/// The same on a GPU.
+const SPARE_BYTES_GPU: usize = 6 << 30;
 /// The same random weights and prompts each time.
 const SEED: u64 = 1;
 
-/// What is measured, and with which prompts.
+/// Rows of a step while prompts are read, when nobody says how many.
+const STEP_ROWS: usize = 256;
+/// The same on a GPU, which wants more to do at a time.
+const STEP_ROWS_GPU: usize = 2048;
+
+/// What is measured.
 struct Subject {
     name: String,
     config: ModelConfig,
     weights: Weights,
-    prompts: Vec<Vec<u32>>,
+    /// The ids of the seed articles, of which prompts of a checkpoint are taken.
+    articles: Option<Vec<u32>>,
+}
+
+/// One batch of prompts of a length.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    batch: usize,
+    prompt_tokens: usize,
+}
+
+/// What computes, what it can do at most, and what is seen of it.
+struct Place {
+    runner: Runner,
+    limits: Limits,
+    threads: usize,
+    device: String,
+    weight_bytes: usize,
+    /// Bytes that there are for keys and values, where that is known.
+    cache_bytes: Option<usize>,
+    step_rows: usize,
+    watch: Option<Watch>,
 }
 
 /// One measurement.
@@ -121,62 +159,98 @@ struct Figures {
 /// # Errors
 /// One line that names what is wrong and what to do.
 pub fn run(args: EngineArgs) -> anyhow::Result<()> {
+    let is_positive = |counts: &[usize]| counts.iter().all(|count| *count > 0);
     anyhow::ensure!(
-        args.batch > 0 && args.repeat > 0 && args.generate_tokens > 0 && args.prompt_tokens > 0,
+        is_positive(&args.batch)
+            && is_positive(&args.prompt_tokens)
+            && args.repeat > 0
+            && args.generate_tokens > 0,
         "--batch, --repeat, --prompt-tokens and --generate-tokens must be positive"
     );
-    let Subject { name, config, weights, prompts } = Subject::new(&args)?;
-    let rule = rule(&args, &config)?;
-    args.peers.check(&config, args.batch)?;
-    let positions = args.batch * (args.prompt_tokens + args.generate_tokens + 2 * PAGE);
-    let cache_bytes = positions * KvCache::bytes_per_position(&config);
-    let weight_bytes = Model::bytes_of(&config, args.quant);
-    check_memory(weight_bytes + cache_bytes, available_bytes())?;
+    let subject = Subject::new(&args)?;
+    let loads = loads(&args);
+    for load in &loads {
+        rule(&args, &subject.config, *load)?;
+        args.peers.check(&subject.config, load.batch)?;
+    }
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(args.threads).build().context("cannot start threads")?;
-    let threads = pool.current_num_threads();
-    let limits = pool.install(Limits::measure);
-    let figures = pool.install(|| -> anyhow::Result<Figures> {
-        let backend = device::load(Device::Cpu, config.clone(), &weights, args.quant, loading::bar())?;
-        let mut runner = Runner::new(backend, cache_bytes);
-        let runs = (0..args.repeat).map(|_| {
-            // The prompt is computed anew each time.
-            runner.forget(cache_bytes);
-            measure(&mut runner, &args, rule, &prompts)
-        });
-        runs.min_by(|a, b| a.denoise_s.total_cmp(&b.denoise_s)).context("nothing was measured")
-    })?;
-    let prompt_tokens = args.batch * args.prompt_tokens;
+    pool.install(|| {
+        let mut place = Place::new(&args, &subject, &loads)?;
+        for load in loads {
+            measure_one(&args, &subject, &mut place, load)?;
+        }
+        Ok(())
+    })
+}
+
+/// Returns every batch with every length of prompt.
+fn loads(args: &EngineArgs) -> Vec<Load> {
+    let of_batch = |batch: &usize| {
+        let batch = *batch;
+        args.prompt_tokens.iter().map(move |prompt_tokens| Load { batch, prompt_tokens: *prompt_tokens })
+    };
+    args.batch.iter().flat_map(of_batch).collect()
+}
+
+/// Measures one batch and prints what was found.
+fn measure_one(args: &EngineArgs, subject: &Subject, place: &mut Place, load: Load) -> anyhow::Result<()> {
+    let Load { batch, prompt_tokens } = load;
+    let config = &subject.config;
+    let cache_bytes = load.positions(args) * place.runner.bytes_per_position();
+    if let Some(available) = place.cache_bytes.filter(|available| *available < cache_bytes) {
+        let gb = |bytes: usize| bytes as f64 / 1e9;
+        eprintln!(
+            "batch {batch} with prompts of {prompt_tokens} is left out: keys and values take {:.1} GB, {:.1} GB are free",
+            gb(cache_bytes),
+            gb(available)
+        );
+        return Ok(());
+    }
+    let rule = rule(args, config, load)?;
+    let prompts = subject.prompts(load)?;
+    let runs = (0..args.repeat).map(|_| {
+        // The prompt is computed anew each time.
+        place.runner.forget(cache_bytes);
+        measure(place, args, rule, &prompts)
+    });
+    let figures = runs.min_by(|a, b| a.denoise_s.total_cmp(&b.denoise_s)).context("nothing was measured")?;
     let steps = f64::from(figures.steps);
     let ms_per_step = 1e3 * figures.denoise_s / steps;
     let work = Work { bytes: figures.work.bytes / steps, products: figures.work.products / steps };
-    let floor_ms = limits.floor_ms(work);
+    let floor_ms = place.limits.floor_ms(work);
     // With full attention a prompt is computed anew in every pass, so there is nothing to read first.
     let reads_first = config.attention == Attention::BlockCausal;
-    let prefill_tokens_per_s = reads_first.then(|| prompt_tokens as f64 / figures.prefill_s);
+    let prefill_tokens_per_s = reads_first.then(|| (batch * prompt_tokens) as f64 / figures.prefill_s);
     let mut report = json!({
-        "model": name, "device": "cpu", "quant": args.quant, "threads": threads,
-        "batch": args.batch, "prompt_tokens": args.prompt_tokens, "generated_tokens": figures.tokens,
-        "prefill_tokens_per_s": prefill_tokens_per_s,
+        "model": subject.name, "device": place.device, "quant": args.quant, "threads": place.threads,
+        "batch": batch, "prompt_tokens": prompt_tokens, "generated_tokens": figures.tokens,
+        "prefill_s": reads_first.then_some(figures.prefill_s), "prefill_tokens_per_s": prefill_tokens_per_s,
         "tokens_per_s": f64::from(figures.tokens) / figures.denoise_s,
         "ms_per_step": ms_per_step,
         "steps_per_block": f64::from(figures.passes) / f64::from(figures.blocks.max(1)),
         "tokens_per_step": f64::from(figures.tokens) / f64::from(figures.passes.max(1)),
-        "weight_bytes": weight_bytes, "bytes_touched_per_step": work.bytes,
-        "copy_gb_per_s": limits.copy_gb_per_s, "read_gb_per_s": limits.read_gb_per_s,
-        "int8_gop_per_s": limits.int8_gop_per_s,
+        "weight_bytes": place.weight_bytes, "bytes_touched_per_step": work.bytes,
+        "copy_gb_per_s": place.limits.copy_gb_per_s, "read_gb_per_s": place.limits.read_gb_per_s,
+        "matrix_gop_per_s": place.limits.matrix_gop_per_s,
         "floor_ms": floor_ms, "floor_ratio": ms_per_step / floor_ms,
     });
+    if let Some(watch) = &place.watch {
+        let kernels = watch.take().into_iter().map(|(kernel, (launches, took))| {
+            (kernel, json!({"launches": launches, "us": 1e6 * took.as_secs_f64() / launches as f64}))
+        });
+        report["kernels"] = kernels.collect();
+    }
     if let Some(tokens_per_step) = args.tokens_per_step {
         let task = Task {
-            config: &config,
-            weights: &weights,
+            config,
+            weights: &subject.weights,
             quant: args.quant,
             prompt: &prompts[0],
-            banned: &banned(&config),
+            banned: &banned(config),
             generate_tokens: args.generate_tokens,
             tokens_per_step,
-            threads,
+            threads: place.threads,
             repeat: args.repeat,
         };
         let seconds = figures.denoise_s + if reads_first { figures.prefill_s } else { 0.0 };
@@ -191,33 +265,122 @@ pub fn run(args: EngineArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Subject {
-    fn new(args: &EngineArgs) -> anyhow::Result<Subject> {
-        if let Some(shape) = args.shape {
-            let config = shape.config(args.layers)?;
-            let mask = config.mask_token_id;
-            let prompt = |i: usize| {
-                let mut ids = random::tokens(i as u64, args.prompt_tokens, config.vocab_size);
-                // A mask would be no text.
-                ids.iter_mut().filter(|id| **id == mask).for_each(|id| *id = u32::from(mask == 0));
-                ids
-            };
-            let prompts = (0..args.batch).map(prompt).collect();
-            let weights = Weights::Random { seed: SEED };
-            return Ok(Subject { name: shape.name().to_owned(), config, weights, prompts });
+impl Load {
+    /// Returns how many positions the cache needs.
+    fn positions(self, args: &EngineArgs) -> usize {
+        self.batch * (self.prompt_tokens + args.generate_tokens + 2 * PAGE)
+    }
+}
+
+impl Place {
+    fn new(args: &EngineArgs, subject: &Subject, loads: &[Load]) -> anyhow::Result<Place> {
+        let gpu = match args.device {
+            Device::Cpu => None,
+            Device::Cuda => Some(cuda::open(0)?),
+            Device::Auto => cuda::open(0).ok(),
+        };
+        match gpu {
+            Some(gpu) => Place::on_gpu(args, subject, gpu),
+            None => Place::on_processor(args, subject, loads),
         }
-        let folder = ModelPlace { dir: args.model.clone(), ..ModelPlace::default() }.folder();
-        Ok(Subject {
-            name: folder.display().to_string(),
-            config: ModelConfig::read(&folder)?,
-            prompts: prompts(args, &Tokenizer::read(&folder)?)?,
-            weights: Weights::open(&folder)?,
+    }
+
+    fn on_processor(args: &EngineArgs, subject: &Subject, loads: &[Load]) -> anyhow::Result<Place> {
+        anyhow::ensure!(!args.profile, "--profile tells of a GPU's kernels, and there is no GPU");
+        let Subject { config, weights, .. } = subject;
+        let positions = loads.iter().map(|load| load.positions(args)).max().unwrap_or(0);
+        let cache_bytes = positions * KvCache::bytes_per_position(config);
+        let weight_bytes = Model::bytes_of(config, args.quant);
+        check_memory(weight_bytes + cache_bytes, available_bytes())?;
+        let limits = Limits::measure();
+        let backend = device::load(Device::Cpu, config.clone(), weights, args.quant, loading::bar())?;
+        Ok(Place {
+            limits,
+            threads: rayon::current_num_threads(),
+            device: backend.device(),
+            weight_bytes,
+            cache_bytes: None,
+            step_rows: args.step_rows.unwrap_or(STEP_ROWS),
+            watch: None,
+            runner: Runner::new(backend, 0),
+        })
+    }
+
+    fn on_gpu(args: &EngineArgs, subject: &Subject, gpu: Gpu) -> anyhow::Result<Place> {
+        let measured = cuda::limits::measure(&gpu, args.quant)?;
+        let gb_per_s = measured.bytes_per_s / 1e9;
+        let (used, watch) = if args.profile {
+            let (watched, watch) = cuda::watch(gpu.clone());
+            (watched, Some(watch))
+        } else {
+            (gpu.clone(), None)
+        };
+        let backend = cuda::load(used, subject.config.clone(), &subject.weights, args.quant, loading::bar())?;
+        Ok(Place {
+            limits: Limits {
+                copy_gb_per_s: gb_per_s,
+                read_gb_per_s: gb_per_s,
+                matrix_gop_per_s: measured.operations_per_s / 1e9,
+            },
+            threads: rayon::current_num_threads(),
+            device: backend.device(),
+            weight_bytes: backend.weight_bytes(),
+            cache_bytes: Some(cuda::free_bytes(&gpu)?.saturating_sub(SPARE_BYTES_GPU)),
+            step_rows: args.step_rows.unwrap_or(STEP_ROWS_GPU),
+            watch,
+            runner: Runner::new(backend, 0),
         })
     }
 }
 
+impl Subject {
+    fn new(args: &EngineArgs) -> anyhow::Result<Subject> {
+        if let Some(shape) = args.shape {
+            return Ok(Subject {
+                name: shape.name().to_owned(),
+                config: shape.config(args.layers)?,
+                weights: Weights::Random { seed: SEED },
+                articles: None,
+            });
+        }
+        let folder = ModelPlace { dir: args.model.clone(), ..ModelPlace::default() }.folder();
+        let tokenizer = Tokenizer::read(&folder)?;
+        let mut ids = Vec::new();
+        for seed in seeds()? {
+            for article in &seed.articles {
+                tokenizer.encode(&article.body, &mut ids)?;
+            }
+        }
+        Ok(Subject {
+            name: folder.display().to_string(),
+            config: ModelConfig::read(&folder)?,
+            weights: Weights::open(&folder)?,
+            articles: Some(ids),
+        })
+    }
+
+    /// Returns prompts of seed articles, each from another place; of a shape, random ones.
+    fn prompts(&self, load: Load) -> anyhow::Result<Vec<Vec<u32>>> {
+        let Load { batch, prompt_tokens } = load;
+        let Some(ids) = &self.articles else {
+            let (mask, vocabulary) = (self.config.mask_token_id, self.config.vocab_size);
+            let prompt = |i: usize| {
+                let mut ids = random::tokens(i as u64, prompt_tokens, vocabulary);
+                // A mask would be no text.
+                ids.iter_mut().filter(|id| **id == mask).for_each(|id| *id = u32::from(mask == 0));
+                ids
+            };
+            return Ok((0..batch).map(prompt).collect());
+        };
+        anyhow::ensure!(ids.len() > prompt_tokens, "the seed articles have {} tokens only", ids.len());
+        let places = ids.len() - prompt_tokens;
+        let start = |i: usize| i * 7919 % places;
+        Ok((0..batch).map(|i| ids[start(i)..start(i) + prompt_tokens].to_vec()).collect())
+    }
+}
+
 /// Returns the rule that decides what settles.
-fn rule(args: &EngineArgs, config: &ModelConfig) -> anyhow::Result<Rule> {
+fn rule(args: &EngineArgs, config: &ModelConfig, load: Load) -> anyhow::Result<Rule> {
     let Some(tokens) = args.tokens_per_step else {
         return Ok(Rule::Threshold { threshold: args.threshold, steps: args.steps });
     };
@@ -227,7 +390,7 @@ fn rule(args: &EngineArgs, config: &ModelConfig) -> anyhow::Result<Rule> {
         "--tokens-per-step {tokens} does not divide a block of {block} tokens"
     );
     anyhow::ensure!(
-        args.prompt_tokens.is_multiple_of(block) && args.generate_tokens.is_multiple_of(block),
+        load.prompt_tokens.is_multiple_of(block) && args.generate_tokens.is_multiple_of(block),
         "with --tokens-per-step, --prompt-tokens and --generate-tokens must be multiples of {block}"
     );
     Ok(Rule::LowConfidence { steps: block / tokens })
@@ -247,27 +410,10 @@ fn check_memory(needed: usize, available: Option<usize>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns prompts of seed articles, each from another place.
-fn prompts(args: &EngineArgs, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Vec<u32>>> {
-    let mut ids = Vec::new();
-    for seed in seeds()? {
-        for article in &seed.articles {
-            tokenizer.encode(&article.body, &mut ids)?;
-        }
-    }
-    anyhow::ensure!(ids.len() > args.prompt_tokens, "the seed articles have {} tokens only", ids.len());
-    let places = ids.len() - args.prompt_tokens;
-    Ok((0..args.batch)
-        .map(|i| {
-            let start = i * 7919 % places;
-            ids[start..start + args.prompt_tokens].to_vec()
-        })
-        .collect())
-}
-
-fn measure(runner: &mut Runner, args: &EngineArgs, rule: Rule, prompts: &[Vec<u32>]) -> Figures {
-    let config = runner.config().clone();
-    let config = &config;
+/// Lets prompts be read and answers be written.
+fn measure(place: &mut Place, args: &EngineArgs, rule: Rule, prompts: &[Vec<u32>]) -> Figures {
+    let Place { runner, step_rows, watch, .. } = place;
+    let config = &runner.config().clone();
     let block = config.block_length();
     let mut slots: Vec<Slot> = prompts
         .iter()
@@ -290,16 +436,17 @@ fn measure(runner: &mut Runner, args: &EngineArgs, rule: Rule, prompts: &[Vec<u3
     let began = Instant::now();
     for slot in &mut slots {
         while slot.sequence.is_prefilling() {
-            let rows = args.step_rows.min(slot.sequence.pending() - block);
+            let rows = (*step_rows).min(slot.sequence.pending() - block);
             runner.step(&mut [(slot, rows)]);
         }
     }
     let prefill_s = began.elapsed().as_secs_f64();
-    let began = Instant::now();
-    let mut steps = 0;
+    // Denoising is what is told of each kernel.
+    watch.iter().for_each(|watch| drop(watch.take()));
+    let (mut steps, mut denoise_s) = (0, 0.0);
     let mut work = Work { bytes: 0.0, products: 0.0 };
     let (of_row, of_head) = (products_of_row(config), config.hidden_size * config.vocab_size);
-    let of_position = KvCache::bytes_per_position(config);
+    let of_position = runner.bytes_per_position();
     loop {
         let mut running: Vec<(&mut Slot, usize)> =
             slots.iter_mut().filter(|s| !s.sequence.is_done).map(|s| (s, usize::MAX / 2)).collect();
@@ -313,14 +460,16 @@ fn measure(runner: &mut Runner, args: &EngineArgs, rule: Rule, prompts: &[Vec<u3
             let products = (end - sequence.cached) * of_row + sequence.wanted().len() * of_head;
             work.products += products as f64;
         }
+        let began = Instant::now();
         runner.step(&mut running);
+        denoise_s += began.elapsed().as_secs_f64();
         work.bytes += runner.touched_bytes() as f64;
         steps += 1;
     }
     let sum = |of: fn(&Sequence) -> u32| slots.iter().map(|s| of(&s.sequence)).sum();
     Figures {
         prefill_s,
-        denoise_s: began.elapsed().as_secs_f64(),
+        denoise_s,
         tokens: sum(|s| s.unmasked),
         steps,
         blocks: sum(|s| s.blocks),

@@ -15,15 +15,15 @@ const MULTIPLY_FOR: Duration = Duration::from_millis(200);
 /// How often memory is copied and read; the fastest counts.
 const REPEAT: usize = 5;
 
-/// The limits of the machine with the threads of the current pool.
+/// The limits of the machine with the threads of the current pool, or of a GPU.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Bytes read and written, each counted, while memory is copied, in 10⁹ a second.
     pub copy_gb_per_s: f64,
     /// Bytes read, in 10⁹ a second.
     pub read_gb_per_s: f64,
-    /// 8-bit operations, two for each product, in 10⁹ a second.
-    pub int8_gop_per_s: f64,
+    /// Operations of the linear layers' kind, two for each product, in 10⁹ a second.
+    pub matrix_gop_per_s: f64,
 }
 
 /// What a pass has to do at least.
@@ -73,14 +73,14 @@ impl Limits {
         Limits {
             copy_gb_per_s: 2.0 * bytes / copy / 1e9,
             read_gb_per_s: bytes / read / 1e9,
-            int8_gop_per_s: rates.iter().sum::<f64>() / 1e9,
+            matrix_gop_per_s: rates.iter().sum::<f64>() / 1e9,
         }
     }
 
     /// Returns the least time of a pass: it has to read what it reads and multiply what it multiplies.
     pub fn floor_ms(&self, work: Work) -> f64 {
         let read_s = work.bytes / (self.read_gb_per_s * 1e9);
-        let multiply_s = 2.0 * work.products / (self.int8_gop_per_s * 1e9);
+        let multiply_s = 2.0 * work.products / (self.matrix_gop_per_s * 1e9);
         1e3 * read_s.max(multiply_s)
     }
 }
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_floor_is_the_slower_of_reading_and_multiplying() {
-        let limits = Limits { copy_gb_per_s: 8.0, read_gb_per_s: 10.0, int8_gop_per_s: 1_000.0 };
+        let limits = Limits { copy_gb_per_s: 8.0, read_gb_per_s: 10.0, matrix_gop_per_s: 1_000.0 };
         let check = |bytes, products, expected: f64| {
             let found = limits.floor_ms(Work { bytes, products });
             assert!((found - expected).abs() < 1e-9, "{found}");

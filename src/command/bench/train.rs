@@ -26,6 +26,7 @@ use crate::command::train::shape::Shape;
 use crate::corpus::service::Split;
 use crate::corpus::tasks;
 use crate::corpus::tasks::Document;
+use crate::engine::device::Device;
 use crate::engine::model::llada2::Llada2Config;
 use crate::engine::ops::matmul::Precision;
 use crate::engine::tokenizer::Tokenizer;
@@ -87,6 +88,9 @@ pub struct TrainArgs {
     /// How the factors of our products are rounded.
     #[arg(long, value_enum, default_value_t = Precision::Bf16)]
     precision: Precision,
+    /// Where ours computes its passes: on a GPU where one can be used, else on the processor.
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    device: Device,
     /// Threads; 0 for one a core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -113,6 +117,7 @@ enum Until {
 #[derive(Debug)]
 struct Ours {
     folder: PathBuf,
+    device: String,
     parameters: usize,
     steps: u64,
     tokens: u64,
@@ -208,6 +213,7 @@ fn ours(
     };
     let decay = if steps == u64::MAX { 0 } else { (steps as f64 * DECAY) as u64 };
     let options = TrainOptions {
+        device: args.device,
         out: out.clone(),
         batch_tokens,
         schedule: Schedule { warm_up: WARM_UP.min(steps / 4), decay, steps },
@@ -246,6 +252,7 @@ fn ours(
     let tail = &lines[lines.len().saturating_sub(LOSS_STEPS)..];
     Ok(Ours {
         folder: out,
+        device: network.device(),
         parameters: network.parameters.len(),
         steps: last.step,
         tokens: last.tokens,
@@ -282,7 +289,7 @@ fn report(
         },
         "threads": threads,
         "ours": {
-            "device": "cpu", "precision": args.precision, "steps": ours.steps, "tokens": ours.tokens,
+            "device": ours.device, "precision": args.precision, "steps": ours.steps, "tokens": ours.tokens,
             "tokens_per_step": ours.tokens / ours.steps, "tokens_per_s": ours.tokens_per_s,
             "training_loss": ours.loss, "dev_loss": dev_loss(&ours.folder)?,
         },

@@ -30,6 +30,7 @@ use crate::command::words;
 use crate::corpus::service::Split;
 use crate::corpus::tasks;
 use crate::corpus::tasks::Document;
+use crate::engine::device::Device;
 use crate::engine::model::llada2::Llada2Config;
 use crate::engine::ops::matmul::Precision;
 use crate::engine::tokenizer::Tokenizer;
@@ -105,6 +106,10 @@ pub struct Args {
     /// How the factors of products are rounded; sums, norms and the router are in f32 always.
     #[arg(long, value_enum, default_value_t = Precision::Bf16)]
     pub(super) precision: Precision,
+    /// Where passes are computed: on a GPU where one can be used, else on the processor. The optimizer is on the
+    /// processor; ranks of one machine take its GPUs in turn.
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub(super) device: Device,
     /// Threads; 0 for one a core. The ranks of one machine share its cores.
     #[arg(long, default_value_t = 0)]
     pub(super) threads: usize,
@@ -206,6 +211,7 @@ fn train(args: &Args, collective: &Rc<Collective>) -> anyhow::Result<()> {
         None => args.shape.config(&tokenizer)?,
     };
     let options = TrainOptions {
+        device: args.device,
         out: args.out.clone(),
         from: args.from.clone(),
         objective: args.objective,

@@ -120,7 +120,6 @@ struct Buffers {
 #[derive(Debug, Clone, Copy)]
 struct Pass {
     size: Size,
-    is_recorded: bool,
     counts: Counts,
     /// The most rows that are left.
     most: usize,
@@ -233,7 +232,7 @@ impl Cuda {
         let frequencies = Buffer::with(&gpu, bytes_of(&frequencies))?;
         let starts = vec![0_u32; config.layers.len() * (experts + 1)];
         let plan = Plan::new(&gpu)?;
-        let now = Pass { size: Size::default(), is_recorded: false, counts: plan.all(), most: 0, x: 0, attended: 0 };
+        let now = Pass { size: Size::default(), counts: plan.all(), most: 0, x: 0, attended: 0 };
         Ok(Cuda {
             cache: Buffer::new(&gpu, 0)?,
             rows: Buffers::new(&gpu)?,
@@ -273,8 +272,13 @@ impl Cuda {
     /// Lets a weight work on all rows of the pass.
     fn apply(&self, weight: &Weight, ending: Ending, x: (&Buffer, &Buffer), y: u64) -> Result<(), CudaError> {
         let Pass { counts, most, .. } = self.now;
-        let operands =
-            Operands { x: x.0.address, x_scales: x.1.address, y, bounds: counts.bounds, ..Operands::default() };
+        let operands = Operands {
+            x: x.0.address,
+            x_scales: x.1.address,
+            y,
+            bounds: counts.bounds,
+            ..Operands::default()
+        };
         linear::apply(&self.gpu, weight, ending, operands, most)
     }
 
@@ -291,7 +295,8 @@ impl Cuda {
             most_rows: size.piece_rows as i32,
             scale: 1.0 / (config.head_dim as f32).sqrt(),
         };
-        let (q, cache, attended) = (self.rows.queries.address, self.cache.address, self.rows.attended.address);
+        let (q, cache, attended) =
+            (self.rows.queries.address, self.cache.address, self.rows.attended.address);
         let (pieces, tables, count) = (self.plan.pieces(), self.plan.tables(), self.plan.piece_count());
         let each_row = size.pieces * size.piece_rows;
         if self.quant == Quant::F32 {
@@ -310,8 +315,12 @@ impl Cuda {
             shared: 512 * config.head_dim,
         };
         run!(self.gpu, launch; partial, stats, q, cache, pieces, tables, count, shape)?;
-        let launch =
-            Launch { kernel: "attend_combine", grid: [each_row, heads.div_ceil(8), 1], threads: 256, shared: 0 };
+        let launch = Launch {
+            kernel: "attend_combine",
+            grid: [each_row, heads.div_ceil(8), 1],
+            threads: 256,
+            shared: 0,
+        };
         run!(self.gpu, launch; attended, partial, stats, pieces, count, shape)
     }
 
@@ -386,7 +395,8 @@ impl Cuda {
             scale: routing.scale,
         };
         let (taken, weights) = (rows.chosen.address, rows.route_weights.address);
-        let launch = Launch { kernel: "route_choose", grid: [most.div_ceil(4), 1, 1], threads: 128, shared: 0 };
+        let launch =
+            Launch { kernel: "route_choose", grid: [most.div_ceil(4), 1, 1], threads: 128, shared: 0 };
         run!(gpu, launch; taken, weights, scores, bias, counts.rows, shape)?;
         let (slot_row, slot_of) = (rows.slot_row.address, rows.slot_of.address);
         let starts = self.starts_of(layer);
@@ -456,7 +466,8 @@ impl Cuda {
             closed: of(2 + count + count + 1),
             ..Operands::default()
         };
-        let groups = linear::apply(&self.gpu, head, Ending::Head, operands, count).map(|()| linear::groups(head))?;
+        let groups =
+            linear::apply(&self.gpu, head, Ending::Head, operands, count).map(|()| linear::groups(head))?;
         let probabilities = rows.answers.address + (count * size_of::<u32>()) as u64;
         let launch = Launch { kernel: "head_reduce", grid: [count, 1, 1], threads: 256, shared: 0 };
         run!(self.gpu, launch; rows.answers.address, probabilities, rows.peaks.address, of(1), groups as i32)?;
@@ -553,7 +564,6 @@ impl Backend for Cuda {
         must(self.plan.write(chunks, chosen.max().unwrap_or(1)));
         self.now = Pass {
             size,
-            is_recorded: true,
             counts: self.plan.all(),
             most: size.rows,
             x: self.rows.x.address,
@@ -563,11 +573,15 @@ impl Backend for Cuda {
             must(self.gpu.replay(*recording));
             return Begun::Replayed;
         }
-        must(self.gpu.record());
+        if self.gpu.records() {
+            must(self.gpu.record());
+        }
         let kernel = self.of_cache("embed");
         let launch = Launch { kernel: &kernel, grid: [size.rows, 1, 1], threads: 256, shared: 0 };
         let (table, tokens) = (self.weights.embeddings.address, self.plan.tokens());
-        must(run!(self.gpu, launch; self.now.x, table, tokens, self.now.counts.rows, self.config.hidden_size as i32));
+        must(
+            run!(self.gpu, launch; self.now.x, table, tokens, self.now.counts.rows, self.config.hidden_size as i32),
+        );
         Begun::Compute
     }
 
@@ -633,7 +647,10 @@ impl Backend for Cuda {
     }
 
     fn add_feed_forward(&mut self, layer: usize, chunks: &[Chunk]) {
-        assert!(chunks.iter().all(|chunk| chunk.adapter.is_none()), "adapters are refused where a GPU computes");
+        assert!(
+            chunks.iter().all(|chunk| chunk.adapter.is_none()),
+            "adapters are refused where a GPU computes"
+        );
         must(match &self.weights.layers[layer].feed_forward {
             FeedForward::Dense(dense) => self.dense(dense, Ending::Add, self.now.x),
             FeedForward::Sparse(sparse) => self.sparse(layer, sparse),
@@ -641,6 +658,9 @@ impl Backend for Cuda {
     }
 
     fn end(&mut self) {
+        if !self.gpu.records() {
+            return;
+        }
         let recording = must(self.gpu.recorded());
         must(self.gpu.replay(recording));
         self.recordings.insert(self.now.size, recording);
@@ -706,7 +726,8 @@ fn experts(config: &ModelConfig) -> usize {
 
 /// Fails when the kernels do not take a shape.
 fn check(config: &ModelConfig, quant: Quant) -> Result<(), CudaError> {
-    let refuse = |is_refused: bool, what: String| if is_refused { Err(CudaError::Shape(what)) } else { Ok(()) };
+    let refuse =
+        |is_refused: bool, what: String| if is_refused { Err(CudaError::Shape(what)) } else { Ok(()) };
     let head_dim = config.head_dim;
     let has_form = quant == Quant::F32 || matches!(head_dim, 16 | 32 | 64 | 128);
     refuse(!has_form, format!("a head of {head_dim} dimensions (16, 32, 64, 128 are)"))?;

@@ -25,7 +25,7 @@ const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Dynamic shared memory that a kernel has without being allowed more.
 const SHARED_WITHOUT_ASKING: usize = 48 << 10;
 
-/// The first GPU.
+/// One GPU.
 #[derive(Debug)]
 pub struct Driver {
     device: sys::CUdevice,
@@ -56,24 +56,25 @@ unsafe impl Send for Driver {}
 // SAFETY: as above; what changes is behind mutexes.
 unsafe impl Sync for Driver {}
 
-/// Opens the first GPU.
+/// Opens the `nth` GPU, counted round when there are fewer.
 ///
 /// # Errors
 /// When there is no driver, no GPU, or one that is too old.
 ///
 /// # Blocking
 /// Some seconds when the driver has to compile the kernels for a GPU it has not compiled them for before.
-pub fn open() -> Result<Gpu, CudaError> {
+pub fn open(nth: usize) -> Result<Gpu, CudaError> {
     // SAFETY: loading the driver's library runs its initialisers, as for any program that is linked to it.
     if !unsafe { sys::is_culib_present() } {
         return Err(CudaError::NoDriver);
     }
     let none = |error: DriverError| CudaError::NoDevice(format!("{error:?}"));
     result::init().map_err(none)?;
-    if result::device::get_count().map_err(none)? == 0 {
+    let count = result::device::get_count().map_err(none)?;
+    if count == 0 {
         return Err(CudaError::NoDevice("it counts none".to_owned()));
     }
-    let device = result::device::get(0).map_err(none)?;
+    let device = result::device::get((nth % count as usize) as i32).map_err(none)?;
     let name = result::device::get_name(device).map_err(none)?;
     let of_major = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
     let of_minor = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR;
@@ -105,8 +106,10 @@ pub fn open() -> Result<Gpu, CudaError> {
 /// Returns the kernels as the driver takes them.
 fn image() -> Result<Vec<u8>, CudaError> {
     let mut image = if KERNELS.starts_with(&ZSTD_MAGIC) {
-        zstd::decode_all(KERNELS)
-            .map_err(|error| CudaError::Failed { what: "unpacking the kernels".to_owned(), reason: error.to_string() })?
+        zstd::decode_all(KERNELS).map_err(|error| CudaError::Failed {
+            what: "unpacking the kernels".to_owned(),
+            reason: error.to_string(),
+        })?
     } else {
         KERNELS.to_vec()
     };
@@ -170,7 +173,8 @@ impl Machine for Driver {
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
         self.enter()?;
         // SAFETY: the context is current.
-        unsafe { result::malloc_sync(bytes) }.map_err(failed(format_args!("taking {bytes} bytes of the GPU's memory")))
+        unsafe { result::malloc_sync(bytes) }
+            .map_err(failed(format_args!("taking {bytes} bytes of the GPU's memory")))
     }
 
     fn free(&self, address: u64) {
@@ -211,7 +215,8 @@ impl Machine for Driver {
     fn launch(&self, launch: Launch, arguments: &[&[u8]]) -> Result<(), CudaError> {
         self.enter()?;
         let function = self.kernel(launch.kernel, launch.shared)?;
-        let mut arguments: Vec<*mut c_void> = arguments.iter().map(|a| a.as_ptr().cast_mut().cast()).collect();
+        let mut arguments: Vec<*mut c_void> =
+            arguments.iter().map(|a| a.as_ptr().cast_mut().cast()).collect();
         let [x, y, z] = launch.grid.map(|blocks| blocks as u32);
         // SAFETY: arguments are laid out as the kernel declares them, by the one file that launches it, and are
         // read before this returns.
@@ -268,15 +273,19 @@ impl Machine for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         let graphs = self.graphs.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: nothing else has these handles; what fails at the end of a program is nobody's concern.
-        unsafe {
-            for Graph { graph, executable } in graphs.drain(..) {
-                drop(result::graph::exec_destroy(executable));
-                drop(result::graph::destroy(graph));
-            }
-            drop(result::module::unload(self.module));
-            drop(result::stream::destroy(self.stream));
-            drop(result::primary_ctx::release(self.device));
+        // SAFETY: nothing else has these handles.
+        let ended = unsafe {
+            let graphs = graphs.drain(..).try_for_each(|Graph { graph, executable }| {
+                result::graph::exec_destroy(executable)?;
+                result::graph::destroy(graph)
+            });
+            graphs
+                .and_then(|()| result::module::unload(self.module))
+                .and_then(|()| result::stream::destroy(self.stream))
+                .and_then(|()| result::primary_ctx::release(self.device))
+        };
+        if let Err(error) = ended {
+            tracing::debug!("the GPU was not left in order: {error:?}");
         }
     }
 }

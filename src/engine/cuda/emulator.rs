@@ -120,8 +120,9 @@ impl Machine for Emulator {
     fn free(&self, address: u64) {
         // SAFETY: the function has this type, and the address is of `allocate`.
         let damage = unsafe {
-            let free =
-                LIBRARY.get::<unsafe extern "C" fn(*mut c_void) -> c_int>(b"emulator_free").expect("a symbol");
+            let free = LIBRARY
+                .get::<unsafe extern "C" fn(*mut c_void) -> c_int>(b"emulator_free")
+                .expect("a symbol");
             free(address as *mut c_void)
         };
         if !std::thread::panicking() {

@@ -76,6 +76,10 @@ pub trait Machine: Debug + Send + Sync {
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), CudaError>;
     /// Runs a kernel; each argument as it lies in memory.
     fn launch(&self, launch: Launch, arguments: &[&[u8]]) -> Result<(), CudaError>;
+    /// Returns whether launches are to be recorded.
+    fn records(&self) -> bool {
+        true
+    }
     /// Records launches from now on instead of running them.
     fn record(&self) -> Result<(), CudaError>;
     /// Ends a recording.
@@ -146,6 +150,7 @@ impl Plain for u16 {}
 impl Plain for u32 {}
 impl Plain for i32 {}
 impl Plain for u64 {}
+impl Plain for i64 {}
 impl Plain for f32 {}
 impl Plain for half::bf16 {}
 

@@ -110,7 +110,8 @@ impl Form {
         // Without scales there is nothing to split.
         let mut none = vec![0_u8; if packed.scales.is_empty() { self.tiles() } else { 0 }];
         let scales = if packed.scales.is_empty() { &mut none } else { &mut packed.scales };
-        let tiles = packed.words.par_chunks_exact_mut(self.tile_bytes()).zip(scales.par_chunks_exact_mut(of_scales));
+        let tiles =
+            packed.words.par_chunks_exact_mut(self.tile_bytes()).zip(scales.par_chunks_exact_mut(of_scales));
         tiles.enumerate().for_each_init(
             || vec![0.0; self.stride()],
             |numbers, (tile, (words, scales))| {

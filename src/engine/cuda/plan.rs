@@ -68,7 +68,8 @@ impl Size {
     /// Returns the size of some chunks.
     pub fn of(chunks: &[Chunk]) -> Size {
         let pieces = chunks.iter().flat_map(|chunk| chunk.pieces(chunk.positions()));
-        let (count, most) = pieces.fold((0, 0), |(count, most), (piece, _)| (count + 1, most.max(piece.len())));
+        let (count, most) =
+            pieces.fold((0, 0), |(count, most), (piece, _)| (count + 1, most.max(piece.len())));
         Size {
             rows: round_up(chunks.iter().map(|chunk| chunk.tokens.len()).sum()),
             wanted: round_up(chunks.iter().map(|chunk| chunk.wanted.len()).sum()),
@@ -107,7 +108,16 @@ impl Places {
         let pieces = wanted + room.wanted;
         let blocks = pieces + OF_PIECE * room.pieces;
         let wanted_blocks = blocks + room.pieces + 1;
-        Places { tokens, positions, places, wanted, pieces, blocks, wanted_blocks, tables: wanted_blocks + room.pieces + 1 }
+        Places {
+            tokens,
+            positions,
+            places,
+            wanted,
+            pieces,
+            blocks,
+            wanted_blocks,
+            tables: wanted_blocks + room.pieces + 1,
+        }
     }
 }
 
@@ -160,8 +170,8 @@ impl Plan {
             let first_row = row - chunk.tokens.len();
             for (positions, end) in chunk.pieces(chunk.positions()) {
                 let first = first_row + positions.start - chunk.start;
-                let of_piece =
-                    [first, positions.len(), end, table, usize::from(chunk.wants(&positions))].map(|n| n as u32);
+                let of_piece = [first, positions.len(), end, table, usize::from(chunk.wants(&positions))]
+                    .map(|n| n as u32);
                 numbers[at.pieces + OF_PIECE * piece..][..OF_PIECE].copy_from_slice(&of_piece);
                 numbers[at.blocks + piece] = first as u32;
                 piece += 1;

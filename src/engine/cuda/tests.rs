@@ -20,13 +20,17 @@ use crate::engine::cuda::machine::bytes_of_mut;
 use crate::engine::cuda::pack::Form;
 use crate::engine::cuda::weights::Weight;
 use crate::engine::model::cpu::Cpu;
+use crate::engine::model::forward::Asked;
+use crate::engine::model::forward::Chunk;
 use crate::engine::model::forward::Sight;
+use crate::engine::model::forward::forward;
 use crate::engine::model::linear::Linear;
 use crate::engine::model::linear::Rows;
 use crate::engine::model::transformer::Model;
 use crate::engine::ops::softmax::peak;
 use crate::engine::ops::swiglu::swiglu;
 use crate::engine::ops::testing::numbers;
+use crate::engine::pages::Pages;
 use crate::engine::runner::Runner;
 use crate::engine::runner::Slot;
 use crate::engine::sampler::Rule;
@@ -61,7 +65,6 @@ struct Pair {
     weight: Weight,
     quant: Quant,
     input: usize,
-    outputs: usize,
     numbers: Vec<f32>,
     bias: Option<Vec<f32>>,
 }
@@ -78,7 +81,7 @@ impl Pair {
         let form = Form { quant, input, outputs, is_gated };
         let packed = form.pack(|row, to| to.copy_from_slice(&numbers[row * input..(row + 1) * input]));
         let weight = Weight::of_one(&gpu, form, &packed, bias.as_deref()).unwrap();
-        Pair { gpu, weight, quant, input, outputs, numbers, bias }
+        Pair { gpu, weight, quant, input, numbers, bias }
     }
 
     /// Returns what the GPU makes of rows.
@@ -86,9 +89,11 @@ impl Pair {
         let (gpu, rows) = (&self.gpu, x.len() / self.input);
         let x = Buffer::with(gpu, bytes_of(x)).unwrap();
         let stride = self.weight.form.stride();
-        let (to, scales) = (Buffer::new(gpu, rows * stride * 4).unwrap(), Buffer::new(gpu, rows * stride).unwrap());
+        let (to, scales) =
+            (Buffer::new(gpu, rows * stride * 4).unwrap(), Buffer::new(gpu, rows * stride).unwrap());
         let bounds = Buffer::with(gpu, bytes_of(&[0, rows as u32])).unwrap();
-        backend::to_rows(gpu, self.quant, (&to, &scales), x.address, bounds.address + 4, rows, self.input).unwrap();
+        backend::to_rows(gpu, self.quant, (&to, &scales), x.address, bounds.address + 4, rows, self.input)
+            .unwrap();
         let out = Buffer::with(gpu, bytes_of(y)).unwrap();
         let operands = Operands {
             x: to.address,
@@ -104,7 +109,8 @@ impl Pair {
     /// Returns what the processor makes of rows, `[rows, outputs]` or with ups behind gates.
     fn on_cpu(&self, x: &[f32]) -> Vec<f32> {
         let (input, all) = (self.input, self.numbers.len() / self.input);
-        let fill = |row: usize, to: &mut [f32]| to.copy_from_slice(&self.numbers[row * input..(row + 1) * input]);
+        let fill =
+            |row: usize, to: &mut [f32]| to.copy_from_slice(&self.numbers[row * input..(row + 1) * input]);
         // 16-bit floats are compared with exact sums of the same numbers.
         let (quant, x) = match self.quant {
             Quant::Bf16 => (Quant::F32, x.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect()),
@@ -135,7 +141,8 @@ const SHAPES: [(usize, usize, usize); 6] =
 
 #[test]
 fn linear_layers_give_what_the_processors_give() {
-    for (quant, (input, outputs, rows)) in PRECISIONS.into_iter().flat_map(|q| SHAPES.map(|shape| (q, shape))) {
+    for (quant, (input, outputs, rows)) in PRECISIONS.into_iter().flat_map(|q| SHAPES.map(|shape| (q, shape)))
+    {
         let of = format!("{quant:?} {input} {outputs} {rows}");
         let pair = Pair::new(quant, input, outputs, false, rows % 2 == 1);
         let x = numbers(rows * input, 2.0, 6);
@@ -161,7 +168,8 @@ fn linear_layers_give_what_the_processors_give() {
 
 #[test]
 fn gated_layers_give_what_the_processors_give() {
-    for (quant, (input, outputs, rows)) in PRECISIONS.into_iter().flat_map(|q| SHAPES.map(|shape| (q, shape))) {
+    for (quant, (input, outputs, rows)) in PRECISIONS.into_iter().flat_map(|q| SHAPES.map(|shape| (q, shape)))
+    {
         let pair = Pair::new(quant, input, outputs, true, rows % 2 == 1);
         let x = numbers(rows * input, 0.5, 7);
         let mut expected = vec![0.0; rows * outputs];
@@ -226,8 +234,11 @@ fn write(runner: &mut Runner, sequences: Vec<Sequence>) -> Vec<(Vec<u32>, Vec<f3
     let mut slots: Vec<Slot> =
         sequences.into_iter().map(|sequence| runner.slot(sequence, Vec::new()).unwrap()).collect();
     while slots.iter().any(|slot| !slot.sequence.is_done) {
-        let mut running: Vec<(&mut Slot, usize)> =
-            slots.iter_mut().filter(|slot| !slot.sequence.is_done).map(|slot| (slot, usize::MAX / 2)).collect();
+        let mut running: Vec<(&mut Slot, usize)> = slots
+            .iter_mut()
+            .filter(|slot| !slot.sequence.is_done)
+            .map(|slot| (slot, usize::MAX / 2))
+            .collect();
         runner.step(&mut running);
     }
     let written = slots.iter().map(|s| (s.sequence.canvas().to_vec(), s.sequence.confidences().to_vec()));
@@ -262,10 +273,10 @@ fn what_is_closed_is_not_likeliest_and_logits_say_the_same() {
         let mut cuda = load(emulator::open(), config.clone(), &weights, quant, |_, _| {}).unwrap();
         cuda.pool(2);
         let tokens: Vec<u32> = (0..40).map(|i| 500 + i * 3).collect();
-        let mut pages = crate::engine::pages::Pages::new(2);
+        let mut pages = Pages::new(2);
         let table = [pages.take().unwrap()];
         let wanted = 3..40;
-        let chunk = crate::engine::model::forward::Chunk {
+        let chunk = Chunk {
             tokens: &tokens,
             start: 0,
             sight: Sight::Blocks(8),
@@ -273,7 +284,7 @@ fn what_is_closed_is_not_likeliest_and_logits_say_the_same() {
             wanted,
             adapter: None,
         };
-        crate::engine::model::forward::forward(&mut *cuda, &[chunk]);
+        forward(&mut *cuda, &[chunk]);
         let rows = [0, 36, 5];
         let read: Vec<OnceLock<Vec<f32>>> = vec![OnceLock::new(); rows.len()];
         cuda.logits(&rows, &|i, logits| read[i].set(logits.to_vec()).unwrap());
@@ -282,7 +293,7 @@ fn what_is_closed_is_not_likeliest_and_logits_say_the_same() {
         let asked: Vec<_> = rows
             .iter()
             .zip(&first)
-            .map(|(row, token)| crate::engine::model::forward::Asked { row: *row, closed: &[0, 1], closed_here: vec![*token] })
+            .map(|(row, token)| Asked { row: *row, closed: &[0, 1], closed_here: vec![*token] })
             .collect();
         let found = cuda.likeliest(&asked);
         for ((logits, first), found) in logits.iter_mut().zip(&first).zip(found) {
@@ -302,7 +313,8 @@ fn random_weights_of_every_precision_give_numbers() {
     let folder = bundled();
     let config = ModelConfig::read(&folder).unwrap();
     for quant in [Quant::Bf16, Quant::Q8, Quant::Q4] {
-        let backend = load(emulator::open(), config.clone(), &Weights::Random { seed: 3 }, quant, |_, _| {}).unwrap();
+        let backend =
+            load(emulator::open(), config.clone(), &Weights::Random { seed: 3 }, quant, |_, _| {}).unwrap();
         assert!(backend.weight_bytes() > 0);
         let mut runner = Runner::new(backend, CACHE_BYTES);
         let logits = runner.logits(&[5, 9, 100, 7], Sight::Blocks(4));

@@ -101,7 +101,8 @@ pub struct Weight {
     pub address: WeightAddress,
     /// The addresses of each expert's.
     pub table: Option<Buffer>,
-    /// What the addresses are of.
+    /// What the addresses are of: numbers, scales, biases.
+    #[expect(dead_code, reason = "it is held, not read")]
     memory: Vec<Buffer>,
 }
 

@@ -148,7 +148,8 @@ impl Backend for Cpu {
         for chunk in chunks {
             for (position, row) in chunk.positions().zip(&mut rows) {
                 let (query, rest) = row.split_at_mut(queries);
-                for (heads, norm) in [(query, &of_layer.query_norm), (&mut rest[..keys], &of_layer.key_norm)] {
+                for (heads, norm) in [(query, &of_layer.query_norm), (&mut rest[..keys], &of_layer.key_norm)]
+                {
                     if !norm.is_empty() {
                         raw.clear();
                         raw.extend_from_slice(heads);

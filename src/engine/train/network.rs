@@ -9,6 +9,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::engine::cuda::train::How;
+use crate::engine::cuda::train::Passed;
+use crate::engine::cuda::train::Trainer;
 use crate::engine::model::llada2::Llada2Config;
 use crate::engine::ops::matmul::Precision;
 use crate::engine::ops::matmul::Write;
@@ -83,7 +86,7 @@ pub struct Network {
     pub config: Llada2Config,
     /// Where every parameter lies.
     pub layout: Layout,
-    /// All parameters, as `layout` says.
+    /// All parameters, as `layout` says; who changes them says so by [`Network::moved`].
     pub parameters: Vec<f32>,
     /// The gradient of every parameter; empty when a [`Sink`] of parts takes them.
     pub gradients: Vec<f32>,
@@ -94,6 +97,8 @@ pub struct Network {
     /// Whether the backward pass computes each layer again from its input instead of keeping what it
     /// needs: a third more work, and activations of one layer instead of all.
     pub recomputes: bool,
+    /// What computes passes instead of the processor.
+    gpu: Option<Gpu>,
     /// For each layer, how many rows each expert took since [`Network::take_load`].
     load: Vec<Vec<usize>>,
     rope: Rope,
@@ -103,6 +108,16 @@ pub struct Network {
     shared: Activations,
     last: Vec<f32>,
     normed: Vec<f32>,
+}
+
+/// A GPU that computes passes.
+#[derive(Debug)]
+struct Gpu {
+    trainer: Trainer,
+    /// Whether it has the parameters as they are.
+    is_current: bool,
+    /// The gradients of its last pass.
+    gradients: Vec<f32>,
 }
 
 impl Network {
@@ -130,6 +145,7 @@ impl Network {
             normed: Vec::new(),
             precision: Precision::F32,
             recomputes: false,
+            gpu: None,
             config,
             layout,
             parameters,
@@ -143,8 +159,44 @@ impl Network {
         std::mem::replace(&mut self.load, fresh)
     }
 
+    /// Lets a GPU compute all passes from now on.
+    pub fn compute_on(&mut self, trainer: Trainer) {
+        self.gpu = Some(Gpu { trainer, is_current: false, gradients: vec![0.0; self.layout.len] });
+    }
+
+    /// Returns what computes the passes, in a word.
+    pub fn device(&self) -> String {
+        self.gpu.as_ref().map_or_else(|| "cpu".to_owned(), |gpu| gpu.trainer.device())
+    }
+
+    /// Says that parameters have changed.
+    pub fn moved(&mut self) {
+        self.gpu.iter_mut().for_each(|gpu| gpu.is_current = false);
+    }
+
+    /// Returns what the GPU computes, if there is one: a loss, and when `scale` is given a gradient.
+    ///
+    /// # Panics
+    /// When the GPU fails.
+    fn pass_on_gpu(&mut self, batch: &Batch, scale: Option<f32>) -> Option<Loss> {
+        let how = How { precision: self.precision, recomputes: self.recomputes };
+        let Gpu { trainer, is_current, gradients } = self.gpu.as_mut()?;
+        let set = if *is_current { Ok(()) } else { trainer.set(&self.parameters) };
+        let passed = set.and_then(|()| match scale {
+            Some(scale) => trainer.accumulate(batch, &self.expert_bias, how, scale, gradients),
+            None => trainer.evaluate(batch, &self.expert_bias, how),
+        });
+        let Passed { loss, load } = passed.unwrap_or_else(|error| panic!("the GPU failed: {error}"));
+        *is_current = true;
+        self.load.iter_mut().flatten().zip(load.iter().flatten()).for_each(|(sum, rows)| *sum += rows);
+        Some(loss)
+    }
+
     /// Returns the loss of a batch without touching gradients.
     pub fn evaluate(&mut self, batch: &Batch) -> Loss {
+        if let Some(loss) = self.pass_on_gpu(batch, None) {
+            return loss;
+        }
         self.forward(batch);
         let head = &self.parameters[self.layout.embeddings.clone()];
         loss::cross_entropy(self.precision, &self.normed, head, self.config.hidden_size, &batch.targets, None)
@@ -160,6 +212,10 @@ impl Network {
 
     /// Returns the loss of a batch and gives `scale` times its gradient to a sink.
     pub fn accumulate_into(&mut self, batch: &Batch, scale: f32, sink: &mut Sink) -> Loss {
+        if let Some(loss) = self.pass_on_gpu(batch, Some(scale)) {
+            self.give(sink);
+            return loss;
+        }
         self.forward(batch);
         let hidden = self.config.hidden_size;
         let mut dnormed = vec![0.0; self.normed.len()];
@@ -185,8 +241,24 @@ impl Network {
         [embeddings.clone(), norm.clone()].into_iter().chain(layers).chain([embeddings.clone()]).collect()
     }
 
+    /// Gives the gradients of the GPU's last pass to a sink, part by part.
+    fn give(&self, sink: &mut Sink) {
+        let Some(Gpu { gradients, .. }) = &self.gpu else { return };
+        let parts = self.parts();
+        let (first, rest) = parts.split_first().expect("the embeddings are a part");
+        // The head's are with those of the embeddings already.
+        sink.skip(first.clone());
+        for part in rest {
+            add(sink.begin(part), &gradients[part.clone()]);
+            sink.end(part.clone());
+        }
+    }
+
     /// Returns how many bytes the activations of the largest pass so far take.
     pub fn activation_bytes(&self) -> usize {
+        if let Some(gpu) = &self.gpu {
+            return gpu.trainer.activation_bytes();
+        }
         let layers: usize = self.layers.iter().map(Activations::bytes).sum();
         layers + self.shared.bytes() + 4 * (self.last.capacity() + self.normed.capacity())
     }

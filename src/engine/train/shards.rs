@@ -172,6 +172,7 @@ impl Shards {
             Stage::Gradients => Gradients::Apart(&mut self.owned),
         };
         optimizer.step(&mut network.parameters, gradients, norm, step, rate);
+        network.moved();
         let rank = self.collective.rank();
         for Run { range, owner } in self.ownership.buckets(&(0..network.parameters.len())) {
             self.collective.broadcast(&mut network.parameters[range.clone()], owner);

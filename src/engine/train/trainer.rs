@@ -16,6 +16,9 @@ use sha2::Digest;
 use sha2::Sha256;
 use tracing::info;
 
+use crate::engine::device;
+use crate::engine::device::Device;
+use crate::engine::device::DeviceError;
 use crate::engine::model::llada2::Llada2Config;
 use crate::engine::train::checkpoint;
 use crate::engine::train::checkpoint::State;
@@ -46,6 +49,8 @@ const BALANCE_RATE: f32 = 5e-3;
 /// How to train.
 #[derive(Debug, Clone)]
 pub struct TrainOptions {
+    /// Where passes are computed.
+    pub device: Device,
     /// Where the checkpoint goes.
     pub out: PathBuf,
     /// The checkpoint that a new run begins with; random weights when missing.
@@ -105,6 +110,9 @@ pub enum TrainError {
         /// Why.
         source: std::io::Error,
     },
+    /// The device that was asked for cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// There is nothing to train on.
     #[error("there are no training examples")]
     NoData,
@@ -166,6 +174,8 @@ pub fn train(
     let mut optimizer = Optimizer::new(options.optimizer, ownership.of(collective.rank()));
     let mut shards = Shards::new(&options.sharding, ownership, &mut network);
     let resumed = checkpoint::read_state(&options.out, &mut network, &mut optimizer, &shards).map_err(io)?;
+    let nth = collective.rank() % collective.local_size();
+    device::train_on(options.device, &mut network, nth)?;
     let mut state = match resumed {
         Some(state) if state.examples != examples.len() => {
             return Err(TrainError::OtherData { before: state.examples, now: examples.len() });

@@ -22,6 +22,8 @@ use crate::engine::adapter::AdapterFile;
 use crate::engine::adapter::Delta;
 use crate::engine::adapter::Form;
 use crate::engine::adapter::Kind;
+use crate::engine::device;
+use crate::engine::device::Device;
 use crate::engine::ops::matmul::View;
 use crate::engine::ops::matmul::Write;
 use crate::engine::ops::matmul::matmul;
@@ -46,6 +48,8 @@ const PASS_TOKENS: usize = 2048;
 /// How to tune.
 #[derive(Debug, Clone)]
 pub struct TuneOptions {
+    /// Where passes are computed.
+    pub device: Device,
     /// What moves.
     pub kind: Kind,
     /// Tokens of one optimizer step.
@@ -164,6 +168,7 @@ impl Tuning {
 
     /// Puts the base plus what was learned into the network.
     fn materialise(&mut self) {
+        self.network.moved();
         for part in &self.parts {
             let target = &mut self.network.parameters[part.tensor.range.clone()];
             target.copy_from_slice(&self.base[part.tensor.range.clone()]);
@@ -215,6 +220,7 @@ pub fn tune(
     }
     let mut tuning = Tuning::new(base, options);
     tuning.network.precision = options.optimizer.precision;
+    device::train_on(options.device, &mut tuning.network, 0)?;
     let noising = noising(&tuning.network);
     let mut rng = StdRng::seed_from_u64(options.seed);
     let mut order: Vec<u32> = (0..examples.len() as u32).collect();

@@ -34,6 +34,7 @@ fn facts() -> Vec<Example> {
 
 fn options(kind: Kind, steps: u64) -> TuneOptions {
     TuneOptions {
+        device: Device::Cpu,
         kind,
         batch_tokens: 32,
         schedule: Schedule { warm_up: 5, decay: steps / 2, steps },
