@@ -29,6 +29,8 @@ for part in "${parts[@]}"; do
     check)
       nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv >"$out/device.csv" 2>&1 || true
       run fixtures-f32.txt "$binary" eval fixtures --device cuda tests/fixtures/{dream,llada,llada2_moe,llada2_moe_block_routing,lladamoe,sdar,sdar_moe}
+      # Ten thousand requests: memory that is lost, and whether all repetitions wrote the same.
+      engine requests.jsonl --batch 16 --prompt-tokens 64 --generate-tokens 32 --repeat 625
       run fixtures-bf16.txt "$binary" eval fixtures --device cuda --bf16 tests/fixtures/{dream,llada,llada2_moe,llada2_moe_block_routing,lladamoe,sdar,sdar_moe}
       ;;
     serve)
@@ -51,7 +53,9 @@ for part in "${parts[@]}"; do
         --against-pytorch "$(command -v python3)"
       ;;
     train)
-      run train.json "$binary" bench train --device cuda --json
+      # The data has to be there: DATA and SERVICE are folders as the README says.
+      run train.json "$binary" bench train --device cuda --data "${DATA:-data}" --service "${SERVICE:-service}" \
+        --minutes 2 --json
       ;;
     *) echo "gpu: unknown part '$part'" >&2; exit 2 ;;
   esac

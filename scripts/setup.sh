@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Looks for what building ("build"), testing ("test") and training over processes ("mpi") need. Installs what is missing with
-# apt-get where it may (as root, or by sudo without a password), else names it and fails. OpenAI's
-# Python client is wanted, not needed.
+# Looks for what building ("build"), testing ("test"), training over processes ("mpi") and compiling kernels for a
+# GPU ("cuda") need. Installs what is missing with apt-get where it may (as root, or by sudo without a password), else
+# names it and fails; nvcc comes from PyPI. OpenAI's Python client is wanted, not needed.
 set -euo pipefail
 
 # The oldest Rust that builds this: rust-version in Cargo.toml.
@@ -21,8 +21,21 @@ install_openai_client() {
     echo "setup: $openai_client cannot be installed; its tests will say that they did not run" >&2
 }
 
+# NVIDIA's compiler, as it is on PyPI, in a folder of its own; a GPU is not needed.
+cuda=$(dirname "$0")/../target/cuda
+nvcc=(nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-cccl==13.0.85
+  nvidia-cuda-runtime==13.0.96)
+
+install_nvcc() {
+  compgen -G "$cuda/lib/python*/site-packages/nvidia/cu13/bin/nvcc" >/dev/null && return
+  echo "setup: installing ${nvcc[0]}"
+  python3 -m venv "$cuda"
+  "$cuda/bin/pip" install --quiet --disable-pip-version-check --no-deps "${nvcc[@]}"
+}
+
 packages=()
 is_for_tests=
+is_for_cuda=
 for purpose in "$@"; do
   case $purpose in
     build)
@@ -43,7 +56,12 @@ for purpose in "$@"; do
       { compgen -G '/usr/lib/llvm-*/lib/libclang.so' || compgen -G '/usr/lib*/libclang.so'; } >/dev/null ||
         packages+=(libclang-dev)
       ;;
-    *) echo "setup: unknown purpose '$purpose', expected build, test or mpi" >&2; exit 2 ;;
+    cuda)
+      is_for_cuda=yes
+      has python3 || packages+=(python3 python3-venv)
+      has zstd || packages+=(zstd)
+      ;;
+    *) echo "setup: unknown purpose '$purpose', expected build, test, mpi or cuda" >&2; exit 2 ;;
   esac
 done
 
@@ -59,7 +77,14 @@ if [ "$oldest" != "$rust_version" ]; then
 fi
 
 [ -z "$is_for_tests" ] || install_openai_client
-[ ${#packages[@]} -eq 0 ] && exit 0
+finish() {
+  [ -z "$is_for_cuda" ] || install_nvcc
+}
+
+if [ ${#packages[@]} -eq 0 ]; then
+  finish
+  exit 0
+fi
 
 install=(env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${packages[@]}")
 if has apt-get && [ "$(id -u)" -eq 0 ]; then
@@ -77,3 +102,4 @@ echo "setup: installing ${packages[*]}"
   "${as_root[@]}" apt-get update --quiet --quiet
   "${as_root[@]}" "${install[@]}"
 }
+finish

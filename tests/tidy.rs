@@ -16,8 +16,10 @@ const WARN_LINES: usize = 500;
 const MAX_LINES: usize = 600;
 
 /// What the project's people write; everything else is generated or vendored.
-const WRITTEN: [&str; 11] = [
+const WRITTEN: [&str; 13] = [
     "src",
+    "kernels",
+    "build.rs",
     "tests",
     "web",
     "scripts",
@@ -126,6 +128,22 @@ fn the_engine_knows_nothing_of_the_service() {
         }
     }
     assert_none(&problems, "the engine imports nothing but itself");
+}
+
+/// What `scripts/kernels.sh` writes is beside what it was made of; nobody else compares them.
+#[test]
+fn the_compiled_kernels_are_of_their_sources() {
+    let mut hash = Sha256::new();
+    let sources = files("kernels").into_iter().filter(|file| {
+        !file.starts_with("kernels/emulator/") && (file.ends_with(".cu") || file.ends_with(".cuh"))
+    });
+    for file in sources {
+        hash.update(format!(".{}\n", file.strip_prefix("kernels").unwrap()));
+        hash.update(read(&file));
+    }
+    let found = hex::encode(hash.finalize());
+    let problems = if read("kernels/kernels.ptx.sources").trim() == found { vec![] } else { vec![found] };
+    assert_none(&problems, "the kernels have changed: run scripts/kernels.sh");
 }
 
 #[test]

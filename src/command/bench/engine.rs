@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
+use serde_json::Value;
 use serde_json::json;
 
 use crate::command::bench::machine::Limits;
@@ -138,6 +139,7 @@ struct Place {
     cache_bytes: Option<usize>,
     step_rows: usize,
     watch: Option<Watch>,
+    gpu: Option<Gpu>,
 }
 
 /// One measurement.
@@ -178,7 +180,11 @@ pub fn run(args: EngineArgs) -> anyhow::Result<()> {
     pool.install(|| {
         let mut place = Place::new(&args, &subject, &loads)?;
         for load in loads {
-            measure_one(&args, &subject, &mut place, load)?;
+            match measure_one(&args, &subject, &mut place, load)? {
+                Some(report) if args.json => println!("{report}"),
+                Some(report) => println!("{}", serde_json::to_string_pretty(&report)?),
+                None => {}
+            }
         }
         Ok(())
     })
@@ -193,8 +199,13 @@ fn loads(args: &EngineArgs) -> Vec<Load> {
     args.batch.iter().flat_map(of_batch).collect()
 }
 
-/// Measures one batch and prints what was found.
-fn measure_one(args: &EngineArgs, subject: &Subject, place: &mut Place, load: Load) -> anyhow::Result<()> {
+/// Measures one batch and returns what was found; nothing when the GPU has too little memory for it.
+fn measure_one(
+    args: &EngineArgs,
+    subject: &Subject,
+    place: &mut Place,
+    load: Load,
+) -> anyhow::Result<Option<Value>> {
     let Load { batch, prompt_tokens } = load;
     let config = &subject.config;
     let cache_bytes = load.positions(args) * place.runner.bytes_per_position();
@@ -205,16 +216,23 @@ fn measure_one(args: &EngineArgs, subject: &Subject, place: &mut Place, load: Lo
             gb(cache_bytes),
             gb(available)
         );
-        return Ok(());
+        return Ok(None);
     }
     let rule = rule(args, config, load)?;
     let prompts = subject.prompts(load)?;
-    let runs = (0..args.repeat).map(|_| {
+    let mut runs = Vec::with_capacity(args.repeat);
+    let mut free_at_first = None;
+    for _ in 0..args.repeat {
         // The prompt is computed anew each time.
         place.runner.forget(cache_bytes);
-        measure(place, args, rule, &prompts)
-    });
-    let figures = runs.min_by(|a, b| a.denoise_s.total_cmp(&b.denoise_s)).context("nothing was measured")?;
+        runs.push(measure(place, args, rule, &prompts));
+        free_at_first = free_at_first.or(place.free_bytes()?);
+    }
+    // What the first repetition needed is there for the others: any more would be lost.
+    let lost_bytes = free_at_first.zip(place.free_bytes()?).map(|(first, last)| first.saturating_sub(last));
+    let is_repeated = runs.iter().all(|run| run.answer == runs[0].answer);
+    let figures = runs.into_iter().min_by(|a, b| a.denoise_s.total_cmp(&b.denoise_s));
+    let figures = figures.context("nothing was measured")?;
     let steps = f64::from(figures.steps);
     let ms_per_step = 1e3 * figures.denoise_s / steps;
     let work = Work { bytes: figures.work.bytes / steps, products: figures.work.products / steps };
@@ -234,7 +252,11 @@ fn measure_one(args: &EngineArgs, subject: &Subject, place: &mut Place, load: Lo
         "copy_gb_per_s": place.limits.copy_gb_per_s, "read_gb_per_s": place.limits.read_gb_per_s,
         "matrix_gop_per_s": place.limits.matrix_gop_per_s,
         "floor_ms": floor_ms, "floor_ratio": ms_per_step / floor_ms,
+        "every_repetition_wrote_the_same": is_repeated,
     });
+    if let Some(lost_bytes) = lost_bytes {
+        report["lost_bytes"] = json!(lost_bytes);
+    }
     if let Some(watch) = &place.watch {
         let kernels = watch.take().into_iter().map(|(kernel, (launches, took))| {
             (kernel, json!({"launches": launches, "us": 1e6 * took.as_secs_f64() / launches as f64}))
@@ -257,12 +279,7 @@ fn measure_one(args: &EngineArgs, subject: &Subject, place: &mut Place, load: Lo
         let ours = Ours { seconds, passes: figures.passes, answer: &figures.answer };
         report["peers"] = args.peers.measure(&task, &ours)?;
     }
-    if args.json {
-        println!("{report}");
-    } else {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    }
-    Ok(())
+    Ok(Some(report))
 }
 
 impl Load {
@@ -273,6 +290,11 @@ impl Load {
 }
 
 impl Place {
+    /// Returns how many bytes of a GPU's memory are free.
+    fn free_bytes(&self) -> anyhow::Result<Option<usize>> {
+        Ok(self.gpu.as_ref().map(cuda::free_bytes).transpose()?)
+    }
+
     fn new(args: &EngineArgs, subject: &Subject, loads: &[Load]) -> anyhow::Result<Place> {
         let gpu = match args.device {
             Device::Cpu => None,
@@ -280,7 +302,10 @@ impl Place {
             Device::Auto => cuda::open(0).ok(),
         };
         match gpu {
-            Some(gpu) => Place::on_gpu(args, subject, gpu),
+            Some(gpu) => {
+                let measured = cuda::limits::measure(&gpu, args.quant)?;
+                Place::on_gpu(args, subject, gpu, measured)
+            }
             None => Place::on_processor(args, subject, loads),
         }
     }
@@ -302,13 +327,17 @@ impl Place {
             cache_bytes: None,
             step_rows: args.step_rows.unwrap_or(STEP_ROWS),
             watch: None,
+            gpu: None,
             runner: Runner::new(backend, 0),
         })
     }
 
-    fn on_gpu(args: &EngineArgs, subject: &Subject, gpu: Gpu) -> anyhow::Result<Place> {
-        let measured = cuda::limits::measure(&gpu, args.quant)?;
-        let gb_per_s = measured.bytes_per_s / 1e9;
+    fn on_gpu(
+        args: &EngineArgs,
+        subject: &Subject,
+        gpu: Gpu,
+        measured: cuda::limits::Limits,
+    ) -> anyhow::Result<Place> {
         let (used, watch) = if args.profile {
             let (watched, watch) = cuda::watch(gpu.clone());
             (watched, Some(watch))
@@ -318,8 +347,8 @@ impl Place {
         let backend = cuda::load(used, subject.config.clone(), &subject.weights, args.quant, loading::bar())?;
         Ok(Place {
             limits: Limits {
-                copy_gb_per_s: gb_per_s,
-                read_gb_per_s: gb_per_s,
+                copy_gb_per_s: measured.bytes_per_s / 1e9,
+                read_gb_per_s: measured.bytes_per_s / 1e9,
                 matrix_gop_per_s: measured.operations_per_s / 1e9,
             },
             threads: rayon::current_num_threads(),
@@ -328,6 +357,7 @@ impl Place {
             cache_bytes: Some(cuda::free_bytes(&gpu)?.saturating_sub(SPARE_BYTES_GPU)),
             step_rows: args.step_rows.unwrap_or(STEP_ROWS_GPU),
             watch,
+            gpu: Some(gpu),
             runner: Runner::new(backend, 0),
         })
     }
@@ -487,6 +517,36 @@ fn banned(config: &ModelConfig) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Measures a shape on an emulated GPU, every kernel by itself.
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_gpu_is_measured_with_every_batch() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: EngineArgs,
+        }
+        let line = "bench --shape nano --layers 1 --batch 1,2 --prompt 32 --generate-tokens 16 \
+                    --tokens-per-step 8 --repeat 2 --step-rows 32 --profile";
+        let args = <Line as clap::Parser>::parse_from(line.split_whitespace()).args;
+        let subject = Subject::new(&args).unwrap();
+        let limits = cuda::limits::Limits { bytes_per_s: 1e9, operations_per_s: 1e12 };
+        let mut place = Place::on_gpu(&args, &subject, cuda::emulator::open(), limits).unwrap();
+        let loads = loads(&args);
+        assert_eq!(loads.len(), 2);
+        for (load, tokens) in loads.into_iter().zip([16, 32]) {
+            let report = measure_one(&args, &subject, &mut place, load).unwrap().unwrap();
+            assert_eq!(report["generated_tokens"], tokens);
+            assert_eq!(report["every_repetition_wrote_the_same"], true);
+            assert!(report["kernels"]["attend_bf16_64"]["launches"].as_u64().unwrap() > 0, "{report}");
+            assert!(report["bytes_touched_per_step"].as_f64().unwrap() > 1e5, "{report}");
+        }
+        // A megabyte of a terabyte's cache.
+        place.cache_bytes = Some(1 << 20);
+        let load = Load { batch: 64, prompt_tokens: 4096 };
+        assert!(measure_one(&args, &subject, &mut place, load).unwrap().is_none(), "it is left out");
+    }
 
     #[test]
     fn what_does_not_fit_is_refused_with_what_to_do() {

@@ -102,7 +102,7 @@ impl Machine for Emulator {
     }
 
     fn free_bytes(&self) -> Result<usize, CudaError> {
-        Ok(1 << 30)
+        Ok(1 << 40)
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {

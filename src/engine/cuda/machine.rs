@@ -131,6 +131,8 @@ impl Buffer {
     pub fn reserve(&mut self, bytes: usize) -> Result<bool, CudaError> {
         let is_short = self.bytes < bytes;
         if is_short {
+            // What is there is given back first: there may be no room for both.
+            *self = Buffer::new(&self.gpu, 0)?;
             *self = Buffer::new(&self.gpu, bytes)?;
         }
         Ok(is_short)
