@@ -362,7 +362,8 @@ fn weights_made_up_of_nothing_run_in_every_family() {
         let config = ModelConfig::read(&fixture(family)).unwrap();
         let load = |seed, quant| {
             let weights = Weights::Random { seed };
-            Runner::new(Model::load(config.clone(), &weights, quant, |_, _| {}).unwrap(), 1 << 24)
+            let model = Model::load(config.clone(), &weights, quant, |_, _| {}).unwrap();
+            Runner::new(Box::new(Cpu::new(model)), 1 << 24)
         };
         let tokens: Vec<u32> = (10..42).collect();
         let logits = |seed, quant| load(seed, quant).logits(&tokens, Sight::Below(32));

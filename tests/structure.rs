@@ -14,6 +14,7 @@ use chatdlm::engine::config::ModelConfig;
 use chatdlm::engine::constraint::Constraint;
 use chatdlm::engine::constraint::ConstraintError;
 use chatdlm::engine::constraint::tokens::Automaton;
+use chatdlm::engine::model::cpu::Cpu;
 use chatdlm::engine::model::linear::Quant;
 use chatdlm::engine::model::transformer::Model;
 use chatdlm::engine::runner::Runner;
@@ -151,11 +152,8 @@ fn tiny(family: &str) -> Tiny {
     let weights = Weights::open(&folder).unwrap();
     let form = Form { block: 8, ..Form::of(&config) };
     let vocabulary = config.vocab_size;
-    Tiny {
-        runner: Runner::new(Model::load(config, &weights, Quant::F32, |_, _| {}).unwrap(), 1 << 24),
-        form,
-        vocabulary,
-    }
+    let model = Model::load(config, &weights, Quant::F32, |_, _| {}).unwrap();
+    Tiny { runner: Runner::new(Box::new(Cpu::new(model)), 1 << 24), form, vocabulary }
 }
 
 /// Fills a canvas and returns its text.

@@ -75,6 +75,12 @@ pub enum AdapterError {
         /// The folder.
         folder: PathBuf,
     },
+    /// A GPU computes, which has no other experts than the base's.
+    #[error("adapters run on the processor only, and {device} computes: set model.engine.device to \"cpu\"")]
+    OnGpu {
+        /// The GPU.
+        device: String,
+    },
     /// It changes what is neither an expert nor a router of the model.
     #[error("the adapter {name} changes {tensor}, which is no routed expert or router of this model")]
     Unknown {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::engine::config::ModelConfig;
 use crate::engine::cuda;
 use crate::engine::cuda::CudaError;
+use crate::engine::cuda::Gpu;
 use crate::engine::model::cpu::Cpu;
 use crate::engine::model::forward::Backend;
 use crate::engine::model::linear::Quant;
@@ -55,14 +56,10 @@ pub fn load(
     quant: Quant,
     progress: impl FnMut(usize, usize),
 ) -> Result<Box<dyn Backend>, DeviceError> {
-    match device {
-        Device::Cpu => {}
-        Device::Cuda => return Ok(cuda::load(cuda::open(0)?, config, weights, quant, progress)?),
-        Device::Auto if cuda::IS_BUILT => match cuda::open(0) {
-            Ok(gpu) => return Ok(cuda::load(gpu, config, weights, quant, progress)?),
-            Err(error) => tracing::info!("no GPU is used, the model runs on the processor: {error}"),
-        },
-        Device::Auto => {}
+    if let Some(gpu) = gpu(device, 0)? {
+        let backend = cuda::load(gpu, config, weights, quant, progress)?;
+        tracing::info!(device = backend.device(), "the model runs on a GPU");
+        return Ok(backend);
     }
     if quant == Quant::Bf16 {
         return Err(DeviceError::Precision(quant));
@@ -75,18 +72,24 @@ pub fn load(
 /// # Errors
 /// When the GPU that was asked for cannot be used.
 pub fn train_on(device: Device, network: &mut Network, nth: usize) -> Result<(), DeviceError> {
-    let gpu = match device {
-        Device::Cpu => return Ok(()),
-        Device::Cuda => cuda::open(nth)?,
-        Device::Auto if !cuda::IS_BUILT => return Ok(()),
+    let Some(gpu) = gpu(device, nth)? else { return Ok(()) };
+    network.compute_on(cuda::train::Trainer::new(gpu, &network.config, &network.layout)?);
+    tracing::info!(device = network.device(), "training runs on a GPU");
+    Ok(())
+}
+
+/// Returns the GPU that is to be used: of several the `nth`, counted round.
+fn gpu(device: Device, nth: usize) -> Result<Option<Gpu>, CudaError> {
+    match device {
+        Device::Cpu => Ok(None),
+        Device::Cuda => Ok(Some(cuda::open(nth)?)),
+        Device::Auto if !cuda::IS_BUILT => Ok(None),
         Device::Auto => match cuda::open(nth) {
-            Ok(gpu) => gpu,
+            Ok(gpu) => Ok(Some(gpu)),
             Err(error) => {
-                tracing::info!("no GPU is used, training runs on the processor: {error}");
-                return Ok(());
+                tracing::info!("no GPU is used, the processor computes: {error}");
+                Ok(None)
             }
         },
-    };
-    network.compute_on(cuda::train::Trainer::new(gpu, &network.config, &network.layout)?);
-    Ok(())
+    }
 }

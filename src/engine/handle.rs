@@ -23,6 +23,7 @@ use crate::engine::device;
 use crate::engine::device::Device;
 use crate::engine::device::DeviceError;
 use crate::engine::load::Load;
+use crate::engine::model::cpu::CPU;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::tuned::Adapter;
 use crate::engine::runner::Runner;
@@ -238,6 +239,8 @@ struct Shared {
     /// What tells the loaded weights from others.
     fingerprint: String,
     weight_bytes: usize,
+    /// What computes.
+    device: String,
 }
 
 impl Engine {
@@ -267,7 +270,7 @@ impl Engine {
         let weights = Weights::open(folder)?;
         let fingerprint = weights.fingerprint();
         let backend = device::load(config.device, model_config.clone(), &weights, config.quant, progress)?;
-        let weight_bytes = backend.weight_bytes();
+        let (weight_bytes, device) = (backend.weight_bytes(), backend.device());
         // The thread empties the channel at each step; how many wait in both is counted, and one more
         // is refused.
         let (jobs, receiver) = sync_channel(config.max_waiting.max(1));
@@ -290,6 +293,7 @@ impl Engine {
             folder,
             fingerprint,
             weight_bytes,
+            device,
         };
         Ok(Engine { shared: Arc::new(shared), adapter: None })
     }
@@ -303,7 +307,10 @@ impl Engine {
     /// # Blocking
     /// As long as reading and packing the changed experts takes.
     pub fn tuned(&self, path: &Path) -> Result<Engine, AdapterError> {
-        let Shared { model, config, folder, fingerprint, load, .. } = &*self.shared;
+        let Shared { model, config, folder, fingerprint, load, device, .. } = &*self.shared;
+        if device != CPU {
+            return Err(AdapterError::OnGpu { device: device.clone() });
+        }
         let file = AdapterFile::read(path)?;
         file.check_base(fingerprint)?;
         let weights = Weights::open(folder)?;

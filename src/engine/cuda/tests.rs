@@ -3,6 +3,8 @@
 //! What is written nowhere reads as NaN there, memory has canaries around it, and threads run in any order.
 //! The references' fixtures are run in `command/eval/fixtures.rs`.
 
+mod operations;
+
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;

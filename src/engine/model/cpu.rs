@@ -23,6 +23,8 @@ use crate::engine::ops::attention::Queries;
 use crate::engine::ops::rope::Rope;
 use crate::engine::ops::rope::Turn;
 
+/// What the processor is called among devices.
+pub const CPU: &str = "cpu";
 /// Rows whose logits are in memory at once, for each thread.
 const HEAD_ROWS: usize = 8;
 
@@ -89,7 +91,7 @@ impl Backend for Cpu {
     }
 
     fn device(&self) -> String {
-        "cpu".to_owned()
+        CPU.to_owned()
     }
 
     fn weight_bytes(&self) -> usize {

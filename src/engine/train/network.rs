@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use crate::engine::cuda::train::How;
 use crate::engine::cuda::train::Passed;
 use crate::engine::cuda::train::Trainer;
+use crate::engine::model::cpu::CPU;
 use crate::engine::model::llada2::Llada2Config;
 use crate::engine::ops::matmul::Precision;
 use crate::engine::ops::matmul::Write;
@@ -166,7 +167,7 @@ impl Network {
 
     /// Returns what computes the passes, in a word.
     pub fn device(&self) -> String {
-        self.gpu.as_ref().map_or_else(|| "cpu".to_owned(), |gpu| gpu.trainer.device())
+        self.gpu.as_ref().map_or_else(|| CPU.to_owned(), |gpu| gpu.trainer.device())
     }
 
     /// Says that parameters have changed.
