@@ -253,7 +253,7 @@ fn the_cache_changes_nothing() {
 /// Runs a generation of the prompt to its end; returns tokens, confidences and reused positions.
 fn run(runner: &mut Runner, prompt: &[u32]) -> (Vec<u32>, Vec<f32>, usize) {
     let GenerateRequest { canvas, generate, .. } = request(prompt, 30);
-    let form = Form::of(&runner.model().config);
+    let form = Form::of(runner.config());
     let mut slot = runner.slot(Sequence::generate(prompt, &canvas, form, generate), vec![]).unwrap();
     while !slot.sequence.is_done {
         runner.step(&mut [(&mut slot, 24)]);

@@ -57,7 +57,7 @@ fn generate(steps: usize) -> Generate {
 
 /// Denoises 12 tokens after 9 in blocks of 4; returns them and how many rows each pass computed.
 fn denoise(runner: &mut Runner, cache: CacheMode, steps: usize) -> (Vec<u32>, Vec<usize>) {
-    let form = Form { block: 4, cache, ..Form::of(&runner.model().config) };
+    let form = Form { block: 4, cache, ..Form::of(runner.config()) };
     let prompt: Vec<u32> = (40..49).collect();
     let mut slot =
         runner.slot(Sequence::generate(&prompt, &[None; 12], form, generate(steps)), vec![]).unwrap();
@@ -72,7 +72,7 @@ fn denoise(runner: &mut Runner, cache: CacheMode, steps: usize) -> (Vec<u32>, Ve
 fn full_attention_decodes_as_a_forward_pass_over_everything_says() {
     for family in FULL {
         let mut runner = runner(&fixture(family), Quant::F32);
-        let config = runner.model().config.clone();
+        let config = runner.config().clone();
         let (found, rows) = denoise(&mut runner, CacheMode::Exact, 2);
         assert_eq!(rows, [21; 6], "{family}: every pass computes every row");
         let mut tokens: Vec<u32> = (40..49).chain([MASK; 12]).collect();
@@ -113,7 +113,7 @@ fn a_cache_changes_nothing_in_the_pass_that_begins_a_block() {
 fn a_cache_saves_the_rows_around_the_block() {
     for family in FULL {
         let mut runner = runner(&fixture(family), Quant::F32);
-        let shift = runner.model().config.logits_shift;
+        let shift = runner.config().logits_shift;
         let (prefix, rows) = denoise(&mut runner, CacheMode::Prefix, 2);
         assert_eq!(rows, [21, 12 + shift, 21, 8 + shift, 21, 4 + shift], "{family}");
         let (dual, rows) = denoise(&mut runner, CacheMode::Dual, 2);
@@ -127,7 +127,7 @@ fn a_cache_is_exact_where_nothing_is_around_the_block() {
     for family in FULL {
         let mut runner = runner(&fixture(family), Quant::F32);
         let mut tokens = [CacheMode::Exact, CacheMode::Prefix, CacheMode::Dual].map(|cache| {
-            let form = Form { block: 8, cache, ..Form::of(&runner.model().config) };
+            let form = Form { block: 8, cache, ..Form::of(runner.config()) };
             let sequence = Sequence::generate(&[], &[None; 8], form, generate(4));
             let mut slot = runner.slot(sequence, vec![]).unwrap();
             while !slot.sequence.is_done {

@@ -79,6 +79,11 @@ fn a_draft_may_quote_more_of_the_best_article_but_not_a_whole_manual() {
     ids.dedup();
     assert_eq!(ids.len(), 13, "each passage once");
     assert_eq!(answers("how is the radiator bled", "short").sources.len(), 2);
+    let question = question("which valve has the boiler of part 7", &["manual"], 3);
+    let among =
+        |article: &str| knowledge.sources_among("t", &question, &[article.to_owned()]).expect("a search");
+    assert_eq!(among("a"), of_manual.sources);
+    assert!(among("b").is_empty());
     let nothing = answers("xylophone", "short");
     assert!(nothing.cards.is_empty() && nothing.sources.is_empty());
 }

@@ -18,7 +18,7 @@ pub mod library;
 pub mod line;
 mod message;
 mod observe;
-mod quote;
+pub mod quote;
 mod rewrite;
 mod state;
 pub mod terms;

@@ -62,6 +62,18 @@ fn best_cards(ranked: &[Ranked], question: &Question) -> Result<Vec<Card>, Knowl
     Ok(cards)
 }
 
+/// Returns the cards, and behind the best one the other passages of its article.
+fn sources(ranked: &[Ranked], question: &Question, cards: &[Card]) -> Result<Vec<Card>, KnowledgeError> {
+    let mut sources = cards.to_vec();
+    if let Some(best) = cards.first()
+        && let Some((index, ranking)) = ranked.iter().find(|(index, _)| index.edition.base == best.base)
+    {
+        let rest = search::rest(index, ranking, &Asked::from(&question.turns), best)?;
+        sources.splice(1..1, rest);
+    }
+    Ok(sources)
+}
+
 type Bases = BTreeMap<(String, String), Arc<BaseIndex>>;
 
 /// The searchable knowledge of all tenants. Clones share it.
@@ -169,14 +181,32 @@ impl Knowledge {
     pub fn answers(&self, tenant: &str, question: &Question, from: f32) -> Result<Answers, KnowledgeError> {
         let ranked = self.ranked(tenant, question)?;
         let cards = search::worth(best_cards(&ranked, question)?, from);
-        let mut sources = cards.clone();
-        if let Some(best) = cards.first()
-            && let Some((index, ranking)) = ranked.iter().find(|(index, _)| index.edition.base == best.base)
-        {
-            let rest = search::rest(index, ranking, &Asked::from(&question.turns), best)?;
-            sources.splice(1..1, rest);
+        Ok(Answers { sources: sources(&ranked, question, &cards)?, cards })
+    }
+
+    /// Returns what a draft may quote when the search finds these articles and no other, however weak they are; for
+    /// measuring and fitting.
+    ///
+    /// # Errors
+    /// As [`Knowledge::search`].
+    ///
+    /// # Blocking
+    /// As [`Knowledge::search`].
+    pub fn sources_among(
+        &self,
+        tenant: &str,
+        question: &Question,
+        articles: &[String],
+    ) -> Result<Vec<Card>, KnowledgeError> {
+        let mut ranked = self.ranked(tenant, question)?;
+        for (index, ranking) in &mut ranked {
+            for candidate in std::mem::take(&mut ranking.candidates) {
+                if articles.contains(&index.passage(candidate.passage)?.article) {
+                    ranking.candidates.push(candidate);
+                }
+            }
         }
-        Ok(Answers { cards, sources })
+        sources(&ranked, question, &best_cards(&ranked, question)?)
     }
 
     /// Returns the question's bases, each as it is now, with the ranking of its articles.

@@ -3,7 +3,8 @@
 //!
 //! The weights were fitted on the train calls of the companies, listwise (Cao et al., "Learning to rank", 2007):
 //! the softmax over a question's sentences was brought near to the shares of the real answer's facts and words
-//! that they hold. With one company left out in turn it does as well as on those it saw.
+//! that they hold. With one company left out in turn it does as well as on those it saw. `chatdlm eval quotes`
+//! measures the weights and fits new ones.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -28,8 +29,11 @@ const TOLD_WEIGHT: f32 = 0.95;
 /// How many words make the end of a turn, where people ask.
 const TAIL_WORDS: usize = 12;
 
+/// How many features a sentence has.
+pub const FEATURES: usize = 21;
+
 /// A sentence's features with their weights.
-const WEIGHTS: [(&str, f32); 21] = [
+pub const WEIGHTS: [(&str, f32); FEATURES] = [
     ("likeness", 0.379),
     ("length", 0.582),
     ("last_turn", 0.247),
@@ -55,7 +59,7 @@ const WEIGHTS: [(&str, f32); 21] = [
 
 /// A sentence that may be quoted.
 #[derive(Debug, Clone)]
-pub(super) struct Candidate<'a> {
+pub struct Candidate<'a> {
     /// The place of its card.
     pub card: usize,
     /// Verbatim.
@@ -66,7 +70,7 @@ pub(super) struct Candidate<'a> {
 }
 
 /// Returns the sentences of cards, in their order.
-pub(super) fn candidates(cards: &[Card]) -> Vec<Candidate<'_>> {
+pub fn candidates(cards: &[Card]) -> Vec<Candidate<'_>> {
     let mut found = Vec::new();
     for (place, card) in cards.iter().enumerate() {
         for range in sentences(&card.passage) {
@@ -88,6 +92,19 @@ pub(super) fn worth(
     turns: &[Turn],
     wish: Option<&str>,
 ) -> Vec<f32> {
+    let of = |features: [f32; FEATURES]| {
+        WEIGHTS.iter().zip(features).map(|((_, weight), feature)| weight * feature).sum()
+    };
+    features(candidates, cards, turns, wish).into_iter().map(of).collect()
+}
+
+/// Returns the features of each candidate, in the order of [`WEIGHTS`].
+pub fn features(
+    candidates: &[Candidate<'_>],
+    cards: &[Card],
+    turns: &[Turn],
+    wish: Option<&str>,
+) -> Vec<[f32; FEATURES]> {
     let talk = Talk::of(turns, wish);
     let mut seen: HashMap<&str, f32> = HashMap::new();
     candidates.iter().flat_map(|c| &c.terms).for_each(|term| *seen.entry(term).or_default() += 1.0);
@@ -103,7 +120,7 @@ pub(super) fn worth(
         _ => 0.0,
     };
     let first = cards.first();
-    let mut worth = Vec::new();
+    let mut found = Vec::new();
     for (at, candidate) in candidates.iter().enumerate() {
         let length = candidate.terms.len() as f32;
         let damping = damping(candidate);
@@ -118,7 +135,7 @@ pub(super) fn worth(
         let kind = kinds::Sentence::of(candidate.text);
         let one = |is: bool| f32::from(u8::from(is));
         let (before, after) = (at.wrapping_sub(1), at + 1);
-        let features = [
+        found.push([
             (likeness[at] + 0.05).ln(),
             (3.0 + length).ln(),
             last[at] / damping,
@@ -140,10 +157,9 @@ pub(super) fn worth(
             one(talk.question.how_long && kind.duration),
             one(talk.question.how_long && kind.date),
             one(talk.question.whether && kind.negative),
-        ];
-        worth.push(WEIGHTS.iter().zip(features).map(|((_, weight), feature)| weight * feature).sum());
+        ]);
     }
-    worth
+    found
 }
 
 /// What was said, as sentences are compared with it.

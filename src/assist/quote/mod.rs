@@ -1,6 +1,6 @@
 //! Which sentences of the cards answer the customer: they are quoted, never rewritten.
 
-mod features;
+pub mod features;
 mod kinds;
 
 use crate::event::Card;
@@ -34,8 +34,7 @@ pub fn quotes(cards: &[Card], turns: &[Turn], wish: Option<&str>) -> Vec<Quote> 
     let mut ranked: Vec<(usize, usize, f32)> = Vec::new();
     for (at, (candidate, worth)) in candidates.iter().zip(worth).enumerate() {
         let chars = candidate.text.chars().count();
-        let value = worth.exp() / (ROOM_CHARS + chars as f32).powf(ROOM_POWER);
-        ranked.push((at, chars, value));
+        ranked.push((at, chars, value_for_room(worth, chars)));
     }
     ranked.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)));
     let least = ranked.first().map_or(0.0, |(.., best)| LEAST_SHARE * best);
@@ -55,8 +54,13 @@ pub fn quotes(cards: &[Card], turns: &[Turn], wish: Option<&str>) -> Vec<Quote> 
     chosen.into_iter().map(quote).collect()
 }
 
+/// Returns what sentences are ranked by: what one is worth, given as its logarithm, for the room that it takes.
+pub fn value_for_room(worth: f32, chars: usize) -> f32 {
+    worth.exp() / (ROOM_CHARS + chars as f32).powf(ROOM_POWER)
+}
+
 /// Returns where a card is read: its article's place among the cards, and its passage's in the article.
-fn place(cards: &[Card], card: usize) -> (usize, u64) {
+pub fn place(cards: &[Card], card: usize) -> (usize, u64) {
     let Card { base, article, id, .. } = &cards[card];
     let article = cards.iter().position(|other| (&other.base, &other.article) == (base, article));
     let passage = id.rsplit_once('#').and_then(|(_, number)| number.parse().ok());

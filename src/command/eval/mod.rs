@@ -4,8 +4,10 @@ mod activity;
 mod code;
 mod fixtures;
 mod knowledge;
+mod listwise;
 mod measure;
 mod model;
+mod quotes;
 mod redaction;
 mod steps;
 
@@ -36,6 +38,8 @@ pub enum Eval {
     Activity(activity::Args),
     /// Measures card hit rates on labelled calls and queries.
     Knowledge(knowledge::Args),
+    /// Measures how well the facts of the real answers are found among the cards' sentences, and fits the weights.
+    Quotes(quotes::Args),
     /// Measures denoising passes against their prediction and against a fixed schedule.
     Steps(steps::Args),
     /// Measures language, emotion, drafts, infill, structure, steps, cards and summaries beside baselines.
@@ -57,6 +61,7 @@ pub fn run(eval: Eval) -> anyhow::Result<()> {
         Eval::Redaction(args) => redaction::run(args),
         Eval::Activity(args) => activity::run(args),
         Eval::Knowledge(args) => knowledge::run(args),
+        Eval::Quotes(args) => quotes::run(args),
         Eval::Steps(args) => steps::run(args),
         Eval::Model(args) => model::run(args),
         Eval::Programs(args) => code::run_humaneval(args),

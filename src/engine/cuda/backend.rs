@@ -6,15 +6,15 @@
 
 use std::collections::HashMap;
 
-use rayon::prelude::*;
-
 use crate::engine::config::FeedForwardShape;
 use crate::engine::config::ModelConfig;
 use crate::engine::config::QueryKeyNorm;
 use crate::engine::cuda::arguments::AttendShape;
 use crate::engine::cuda::arguments::RopeShape;
-use crate::engine::cuda::arguments::RouteShape;
 use crate::engine::cuda::arguments::run;
+use crate::engine::cuda::buffers::Buffers;
+use crate::engine::cuda::buffers::SPLITS;
+use crate::engine::cuda::experts::experts;
 use crate::engine::cuda::linear;
 use crate::engine::cuda::linear::Ending;
 use crate::engine::cuda::linear::Operands;
@@ -24,15 +24,11 @@ use crate::engine::cuda::machine::Gpu;
 use crate::engine::cuda::machine::Launch;
 use crate::engine::cuda::machine::Recording;
 use crate::engine::cuda::machine::bytes_of;
-use crate::engine::cuda::machine::bytes_of_mut;
-use crate::engine::cuda::pack::GROUP;
 use crate::engine::cuda::pack::PADDING;
 use crate::engine::cuda::plan::Counts;
 use crate::engine::cuda::plan::Plan;
 use crate::engine::cuda::plan::Size;
 use crate::engine::cuda::weights::FeedForward;
-use crate::engine::cuda::weights::Gated;
-use crate::engine::cuda::weights::Sparse;
 use crate::engine::cuda::weights::Weight;
 use crate::engine::cuda::weights::Weights;
 use crate::engine::kv_cache::PAGE;
@@ -44,170 +40,45 @@ use crate::engine::model::forward::Norm;
 use crate::engine::model::forward::Read;
 use crate::engine::model::head::Likeliest;
 use crate::engine::model::linear::Quant;
-use crate::engine::ops::route::Score;
 use crate::engine::weights;
 
-/// Parts that the pages of a piece are shared out over: `SPLITS` in `kernels/attention.cu`.
-const SPLITS: usize = 32;
 /// Query rows of a block of attention.
 const ATTENTION_TILE: usize = 64;
 /// Blocks of attention that keep a GPU busy; with more pieces each takes several splits.
 const ATTENTION_BLOCKS: usize = 1024;
-/// Experts that a block of the router looks at.
-const ROUTER_TILE: usize = 16;
 /// Numbers of a row that 256 threads hold in registers.
 const ROW_OF_256_THREADS: usize = 8192;
 /// The same of as many threads as a block may have.
 const LONGEST_ROW: usize = 4 * ROW_OF_256_THREADS;
-/// Rows whose logits are in memory at once.
-const LOGIT_ROWS: usize = 64;
 /// Recordings that are kept; forms are few, but nothing keeps a caller from making many.
 const MOST_RECORDINGS: usize = 256;
 
 /// A GPU with a model.
 #[derive(Debug)]
 pub struct Cuda {
-    gpu: Gpu,
-    config: ModelConfig,
+    pub(super) gpu: Gpu,
+    pub(super) config: ModelConfig,
     quant: Quant,
-    weights: Weights,
+    pub(super) weights: Weights,
     cache: Buffer,
     frequencies: Buffer,
     plan: Plan,
-    rows: Buffers,
+    pub(super) rows: Buffers,
     /// Of each sparse layer where the slots of each expert begin, `[layers, experts + 1]`.
-    starts: Buffer,
+    pub(super) starts: Buffer,
     recordings: HashMap<Size, Recording>,
-    now: Pass,
-}
-
-/// The buffers of a pass.
-#[derive(Debug)]
-struct Buffers {
-    /// The residual stream, and what is wanted of it at the end.
-    x: Buffer,
-    kept: Buffer,
-    normed: Buffer,
-    /// Rows as linear layers take them, with their scales.
-    rows: Buffer,
-    scales: Buffer,
-    qkv: Buffer,
-    queries: Buffer,
-    attended: Buffer,
-    kept_attended: Buffer,
-    partial: Buffer,
-    partial_stats: Buffer,
-    router_scores: Buffer,
-    chosen: Buffer,
-    route_weights: Buffer,
-    slot_row: Buffer,
-    slot_of: Buffer,
-    activated: Buffer,
-    inner: Buffer,
-    inner_scales: Buffer,
-    outputs: Buffer,
-    shared: Buffer,
-    /// What the head is asked, and what it says.
-    asked: Buffer,
-    peaks: Buffer,
-    answers: Buffer,
-    logits: Buffer,
-    /// For how much of everything there is room.
-    room: Size,
+    pub(super) now: Pass,
 }
 
 /// The pass under way.
 #[derive(Debug, Clone, Copy)]
-struct Pass {
-    size: Size,
-    counts: Counts,
+pub(super) struct Pass {
+    pub(super) size: Size,
+    pub(super) counts: Counts,
     /// The most rows that are left.
-    most: usize,
-    x: u64,
-    attended: u64,
-}
-
-impl Buffers {
-    fn new(gpu: &Gpu) -> Result<Buffers, CudaError> {
-        let empty = || Buffer::new(gpu, 0);
-        Ok(Buffers {
-            x: empty()?,
-            kept: empty()?,
-            normed: empty()?,
-            rows: empty()?,
-            scales: empty()?,
-            qkv: empty()?,
-            queries: empty()?,
-            attended: empty()?,
-            kept_attended: empty()?,
-            partial: empty()?,
-            partial_stats: empty()?,
-            router_scores: empty()?,
-            chosen: empty()?,
-            route_weights: empty()?,
-            slot_row: empty()?,
-            slot_of: empty()?,
-            activated: empty()?,
-            inner: empty()?,
-            inner_scales: empty()?,
-            outputs: empty()?,
-            shared: empty()?,
-            asked: empty()?,
-            peaks: empty()?,
-            answers: empty()?,
-            logits: empty()?,
-            room: Size::default(),
-        })
-    }
-
-    /// Makes room for passes of a size.
-    fn reserve(&mut self, config: &ModelConfig, size: Size) -> Result<(), CudaError> {
-        self.room = self.room.max(size);
-        let Size { rows, wanted, .. } = self.room;
-        let (hidden, heads) = (config.hidden_size, config.num_attention_heads * config.head_dim);
-        let (mut experts, mut chosen, mut width) = (0, 1, 0);
-        for layer in &config.layers {
-            match layer {
-                FeedForwardShape::Dense(dense) => width = width.max(*dense),
-                FeedForwardShape::Sparse(sparse) => {
-                    experts = experts.max(sparse.experts);
-                    chosen = chosen.max(sparse.routing.chosen);
-                    width = width.max(sparse.width * sparse.routing.chosen).max(sparse.shared_width);
-                }
-            }
-        }
-        let number = size_of::<f32>();
-        let padded = |width: usize| width.next_multiple_of(PADDING);
-        let input = padded(hidden).max(padded(heads));
-        let inner = padded(width) + chosen * PADDING;
-        let head_partials = rows * config.num_attention_heads * SPLITS;
-        for (buffer, count) in [
-            (&mut self.x, rows * hidden),
-            (&mut self.kept, wanted * hidden),
-            (&mut self.normed, rows * hidden),
-            (&mut self.rows, rows * input),
-            (&mut self.scales, rows * (input / GROUP)),
-            (&mut self.qkv, rows * config.qkv_width()),
-            (&mut self.queries, rows * heads),
-            (&mut self.attended, rows * heads),
-            (&mut self.kept_attended, wanted * heads),
-            (&mut self.partial, head_partials * config.head_dim),
-            (&mut self.partial_stats, 2 * head_partials),
-            (&mut self.router_scores, rows * experts),
-            (&mut self.chosen, rows * chosen),
-            (&mut self.route_weights, rows * chosen),
-            (&mut self.slot_row, rows * chosen),
-            (&mut self.slot_of, rows * chosen),
-            (&mut self.activated, rows * width),
-            (&mut self.inner, rows * inner),
-            (&mut self.inner_scales, rows * inner.div_ceil(GROUP)),
-            (&mut self.outputs, rows * chosen * hidden),
-            (&mut self.shared, rows * hidden),
-        ] {
-            buffer.reserve(count * number)?;
-        }
-        Ok(())
-    }
+    pub(super) most: usize,
+    pub(super) x: u64,
+    pub(super) attended: u64,
 }
 
 impl Cuda {
@@ -258,7 +129,7 @@ impl Cuda {
         format!("{name}_{}", if self.quant == Quant::F32 { "f32" } else { "bf16" })
     }
 
-    fn to_rows(
+    pub(super) fn to_rows(
         &self,
         to: (&Buffer, &Buffer),
         x: u64,
@@ -270,7 +141,13 @@ impl Cuda {
     }
 
     /// Lets a weight work on all rows of the pass.
-    fn apply(&self, weight: &Weight, ending: Ending, x: (&Buffer, &Buffer), y: u64) -> Result<(), CudaError> {
+    pub(super) fn apply(
+        &self,
+        weight: &Weight,
+        ending: Ending,
+        x: (&Buffer, &Buffer),
+        y: u64,
+    ) -> Result<(), CudaError> {
         let Pass { counts, most, .. } = self.now;
         let operands = Operands {
             x: x.0.address,
@@ -355,171 +232,6 @@ impl Cuda {
         let (frequencies, count) = (self.frequencies.address, self.now.counts.rows);
         let (positions, places) = (self.plan.positions(), self.plan.places());
         run!(self.gpu, launch; q, cache, qkv, query_norm, key_norm, frequencies, positions, places, count, shape)
-    }
-
-    /// Puts `gated` between the rows of a pass and `y`.
-    fn dense(&self, gated: &Gated, ending: Ending, y: u64) -> Result<(), CudaError> {
-        let rows = &self.rows;
-        let Pass { counts, most, .. } = self.now;
-        self.apply(&gated.gate_up, Ending::Gated, (&rows.rows, &rows.scales), rows.activated.address)?;
-        let width = gated.down.form.input;
-        let inner = (&rows.inner, &rows.inner_scales);
-        self.to_rows(inner, rows.activated.address, counts.rows, most, width)?;
-        self.apply(&gated.down, ending, inner, y)
-    }
-
-    fn sparse(&self, layer: usize, sparse: &Sparse) -> Result<(), CudaError> {
-        let (rows, gpu) = (&self.rows, &self.gpu);
-        let Pass { counts, most, x, .. } = self.now;
-        let (experts, routing) = (sparse.shape.experts, sparse.shape.routing);
-        let (hidden, chosen) = (self.config.hidden_size, routing.chosen);
-        let is_softmax = routing.score == Score::Softmax;
-        let tiles = if is_softmax { 1 } else { experts.div_ceil(ROUTER_TILE) };
-        let launch =
-            Launch { kernel: "route_scores", grid: [most.div_ceil(4), tiles, 1], threads: 256, shared: 0 };
-        let (scores, normed) = (rows.router_scores.address, rows.normed.address);
-        run!(gpu, launch; scores, normed, sparse.router.address, counts.rows, experts as i32, hidden as i32, i32::from(is_softmax))?;
-        let bias = sparse.bias.address;
-        if let Some(capacity) = routing.capacity {
-            let launch =
-                Launch { kernel: "route_pool", grid: [self.now.size.pieces, 1, 1], threads: 256, shared: 0 };
-            let capacity = capacity as i32;
-            run!(gpu, launch; scores, bias, counts.blocks, counts.block_count, experts as i32, capacity)?;
-        }
-        let shape = RouteShape {
-            experts: experts as i32,
-            chosen: chosen as i32,
-            groups: routing.groups as i32,
-            kept_groups: routing.kept_groups as i32,
-            normalise: i32::from(routing.normalise),
-            scale: routing.scale,
-        };
-        let (taken, weights) = (rows.chosen.address, rows.route_weights.address);
-        let launch =
-            Launch { kernel: "route_choose", grid: [most.div_ceil(4), 1, 1], threads: 128, shared: 0 };
-        run!(gpu, launch; taken, weights, scores, bias, counts.rows, shape)?;
-        let (slot_row, slot_of) = (rows.slot_row.address, rows.slot_of.address);
-        let starts = self.starts_of(layer);
-        let launch = Launch { kernel: "route_sort", grid: [experts, 1, 1], threads: 256, shared: 0 };
-        run!(gpu, launch; slot_row, slot_of, starts, taken, counts.rows, chosen as i32, experts as i32)?;
-
-        if let Some(shared) = &sparse.shared {
-            self.dense(shared, Ending::Store, rows.shared.address)?;
-        }
-        let slots = most * chosen;
-        let operands = Operands {
-            x: rows.rows.address,
-            x_scales: rows.scales.address,
-            y: rows.activated.address,
-            bounds: starts,
-            gather: slot_row,
-            ..Operands::default()
-        };
-        linear::apply(gpu, &sparse.experts.gate_up, Ending::Gated, operands, slots)?;
-        let (inner, width) = ((&rows.inner, &rows.inner_scales), sparse.shape.width);
-        self.to_rows(inner, rows.activated.address, counts.slots, slots, width)?;
-        let operands = Operands {
-            x: rows.inner.address,
-            x_scales: rows.inner_scales.address,
-            y: rows.outputs.address,
-            bounds: starts,
-            ..Operands::default()
-        };
-        linear::apply(gpu, &sparse.experts.down, Ending::Store, operands, slots)?;
-        let shared = sparse.shared.as_ref().map_or(0, |_| rows.shared.address);
-        let launch = Launch { kernel: "combine", grid: [most, 1, 1], threads: 256, shared: 0 };
-        run!(gpu, launch; x, shared, rows.outputs.address, slot_of, weights, counts.rows, chosen as i32, hidden as i32)
-    }
-
-    /// Returns where a layer's slots of each expert begin.
-    fn starts_of(&self, layer: usize) -> u64 {
-        self.starts.address + (layer * (experts(&self.config) + 1) * size_of::<u32>()) as u64
-    }
-
-    fn ask(&mut self, asked: &[Asked]) -> Result<Vec<Likeliest>, CudaError> {
-        let count = asked.len();
-        let mut closed_starts = vec![0];
-        let mut closed = Vec::new();
-        for asked in asked {
-            closed.extend(asked.closed.iter().chain(&asked.closed_here));
-            closed_starts.push(closed.len() as u32);
-        }
-        // The bounds of the rows, which rows they are, and what is closed.
-        let mut numbers = vec![0, count as u32];
-        numbers.extend(asked.iter().map(|asked| asked.row as u32));
-        numbers.extend(&closed_starts);
-        numbers.extend(&closed);
-        let rows = &mut self.rows;
-        rows.asked.reserve((numbers.len() * size_of::<u32>()).next_power_of_two())?;
-        self.gpu.upload(rows.asked.address, bytes_of(&numbers))?;
-        let head = &self.weights.head;
-        rows.peaks.reserve(count.next_power_of_two() * linear::peak_bytes(head))?;
-        rows.answers.reserve(2 * count.next_power_of_two() * size_of::<u32>())?;
-        let of = |number: usize| rows.asked.address + (number * size_of::<u32>()) as u64;
-        let operands = Operands {
-            x: rows.rows.address,
-            x_scales: rows.scales.address,
-            peaks: rows.peaks.address,
-            bounds: of(0),
-            gather: of(2),
-            closed_starts: of(2 + count),
-            closed: of(2 + count + count + 1),
-            ..Operands::default()
-        };
-        let groups =
-            linear::apply(&self.gpu, head, Ending::Head, operands, count).map(|()| linear::groups(head))?;
-        let probabilities = rows.answers.address + (count * size_of::<u32>()) as u64;
-        let launch = Launch { kernel: "head_reduce", grid: [count, 1, 1], threads: 256, shared: 0 };
-        run!(self.gpu, launch; rows.answers.address, probabilities, rows.peaks.address, of(1), groups as i32)?;
-        let mut answers = vec![0_u32; 2 * count];
-        self.gpu.download(bytes_of_mut(&mut answers), rows.answers.address)?;
-        let (tokens, probabilities) = answers.split_at(count);
-        let answer = |(token, probability): (&u32, &u32)| Likeliest {
-            token: *token,
-            probability: f32::from_bits(*probability),
-        };
-        Ok(tokens.iter().zip(probabilities).map(answer).collect())
-    }
-
-    fn read_logits(&mut self, rows: &[usize], read: Read) -> Result<(), CudaError> {
-        let vocabulary = self.config.vocab_size;
-        for (piece, some) in rows.chunks(LOGIT_ROWS).enumerate() {
-            let mut numbers = vec![0, some.len() as u32];
-            numbers.extend(some.iter().map(|row| *row as u32));
-            let buffers = &mut self.rows;
-            buffers.asked.reserve(numbers.len() * size_of::<u32>())?;
-            buffers.logits.reserve(LOGIT_ROWS.min(rows.len()) * vocabulary * size_of::<f32>())?;
-            self.gpu.upload(buffers.asked.address, bytes_of(&numbers))?;
-            let operands = Operands {
-                x: buffers.rows.address,
-                x_scales: buffers.scales.address,
-                y: buffers.logits.address,
-                bounds: buffers.asked.address,
-                gather: buffers.asked.address + 2 * size_of::<u32>() as u64,
-                ..Operands::default()
-            };
-            linear::apply(&self.gpu, &self.weights.head, Ending::Store, operands, some.len())?;
-            let mut logits = vec![0.0_f32; some.len() * vocabulary];
-            self.gpu.download(bytes_of_mut(&mut logits), buffers.logits.address)?;
-            logits.par_chunks_exact_mut(vocabulary).enumerate().for_each(|(i, logits)| {
-                read(piece * LOGIT_ROWS + i, logits);
-            });
-        }
-        Ok(())
-    }
-
-    /// Counts the experts that the last pass touched, layer by layer.
-    fn touched_experts(&self) -> Result<Vec<usize>, CudaError> {
-        let each = experts(&self.config) + 1;
-        let mut starts = vec![0_u32; self.config.layers.len() * each];
-        self.gpu.download(bytes_of_mut(&mut starts), self.starts.address)?;
-        let touched = |(starts, shape): (&[u32], &FeedForwardShape)| match shape {
-            FeedForwardShape::Dense(_) => 0,
-            FeedForwardShape::Sparse(sparse) => {
-                starts[..=sparse.experts].windows(2).filter(|ends| ends[0] < ends[1]).count()
-            }
-        };
-        Ok(starts.chunks_exact(each).zip(&self.config.layers).map(touched).collect())
     }
 }
 
@@ -713,15 +425,6 @@ pub(super) fn to_rows(
         Quant::F32 | Quant::Bf16 => run!(gpu, launch; to.0.address, x, count, width, stride),
         Quant::Q8 | Quant::Q4 => run!(gpu, launch; to.0.address, to.1.address, x, count, width, stride),
     }
-}
-
-/// Returns the most experts of a layer.
-fn experts(config: &ModelConfig) -> usize {
-    let of_layer = |layer: &FeedForwardShape| match layer {
-        FeedForwardShape::Dense(_) => 0,
-        FeedForwardShape::Sparse(sparse) => sparse.experts,
-    };
-    config.layers.iter().map(of_layer).max().unwrap_or(0)
 }
 
 /// Fails when the kernels do not take a shape.

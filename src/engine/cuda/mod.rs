@@ -2,14 +2,17 @@
 //!
 //! In reading order: [`machine`] (what kernels run on) with the [`driver`]'s, [`arguments`] (what they are given),
 //! [`pack`] (weights as they read them) and [`weights`], [`plan`] (what a pass works on), [`linear`] (which form of
-//! the matrix kernel) and [`backend`] (the operations of a pass); beside them [`train`] (the trainer's pass), [`limits`] and [`watched`] (how fast it
+//! the matrix kernel) and [`backend`] (the operations of a pass) with its buffers, experts and head; beside them [`train`] (the trainer's pass), [`limits`] and [`watched`] (how fast it
 //! could be, and is). Tests run the same kernels on the processor.
 
 pub mod arguments;
 pub mod backend;
+mod buffers;
 pub mod driver;
 #[cfg(test)]
 pub mod emulator;
+mod experts;
+mod head;
 pub mod limits;
 pub mod linear;
 pub mod machine;

@@ -61,9 +61,9 @@ pub struct Layer {
 #[derive(Debug)]
 pub enum FeedForward {
     /// One for every row.
-    Dense(Gated),
+    Dense(Box<Gated>),
     /// Some of many for each row.
-    Sparse(Sparse),
+    Sparse(Box<Sparse>),
 }
 
 /// `down(silu(gate(x)) · up(x))`, of one or of many experts.
@@ -243,7 +243,7 @@ impl Packer<'_> {
         hidden: usize,
     ) -> Result<FeedForward, CudaError> {
         let (sparse, shape) = match (mlp, shape) {
-            (Mlp::Dense(dense), _) => return Ok(FeedForward::Dense(self.gated(&[dense])?)),
+            (Mlp::Dense(dense), _) => return Ok(FeedForward::Dense(Box::new(self.gated(&[dense])?))),
             (Mlp::Sparse(sparse), FeedForwardShape::Sparse(shape)) => (sparse, *shape),
             (Mlp::Sparse(_), FeedForwardShape::Dense(_)) => unreachable!("the loader follows the shape"),
         };
@@ -253,13 +253,13 @@ impl Packer<'_> {
             Some(shared) => Some(self.gated(&[shared])?),
             None => None,
         };
-        Ok(FeedForward::Sparse(Sparse {
+        Ok(FeedForward::Sparse(Box::new(Sparse {
             shape,
             router: Buffer::with(self.gpu, bytes_of(&sparse.router))?,
             bias: Buffer::with(self.gpu, bytes_of(&sparse.bias))?,
             experts: self.gated(&experts)?,
             shared,
-        }))
+        })))
     }
 }
 
@@ -326,8 +326,8 @@ impl Maker<'_> {
 
     fn feed_forward(&mut self, shape: &FeedForwardShape, hidden: usize) -> Result<FeedForward, CudaError> {
         Ok(match shape {
-            FeedForwardShape::Dense(width) => FeedForward::Dense(self.gated(hidden, *width, 1)?),
-            FeedForwardShape::Sparse(shape) => FeedForward::Sparse(Sparse {
+            FeedForwardShape::Dense(width) => FeedForward::Dense(Box::new(self.gated(hidden, *width, 1)?)),
+            FeedForwardShape::Sparse(shape) => FeedForward::Sparse(Box::new(Sparse {
                 shape: *shape,
                 router: self.numbers(shape.experts * hidden, true)?,
                 bias: self.filled("fill_f32", shape.experts, 0.0)?,
@@ -336,7 +336,7 @@ impl Maker<'_> {
                     0 => None,
                     width => Some(self.gated(hidden, width, 1)?),
                 },
-            }),
+            })),
         })
     }
 

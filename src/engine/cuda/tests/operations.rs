@@ -55,7 +55,7 @@ fn blocks(kernel: &str, x: usize, threads: usize) -> Launch<'_> {
 fn norms_are_the_processors_and_their_rows_those_without_a_norm() {
     for (width, rows) in [(4, 1), (20, 3), (192, 5), (1000, 2), (2048, 1)] {
         let gpu = emulator::open();
-        let stride = (width as usize).next_multiple_of(32);
+        let stride = usize::next_multiple_of(width, 32);
         let (x, weight) = (numbers(rows * width, 3.0, 1), numbers(width, 1.0, 2));
         let mut expected = vec![0.0; rows * width];
         exact::rms_norm(&mut expected, &x, &weight, 1e-6);
