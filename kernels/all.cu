@@ -1,6 +1,7 @@
 // All kernels as one module.
 #include "attention.cu"
 #include "embed.cu"
+#include "exact.cu"
 #include "linear.cu"
 #include "norm.cu"
 #include "peak.cu"

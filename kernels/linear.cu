@@ -183,6 +183,20 @@ struct Gated {
     __device__ void end(const Linear&, int, int, int) {}
 };
 
+// The same in f64.
+struct GatedExactly {
+    static constexpr int G = 2;
+    __device__ void finish(const Linear& a, const Weight& w, const float (&v)[2], int output, int slot, int) {
+        if (output < a.outputs) {
+            const double gate = v[0] + (w.bias ? w.bias[output] : 0.0f);
+            const float up = v[1] + (w.bias ? w.bias[a.outputs + output] : 0.0f);
+            a.y[static_cast<size_t>(slot) * a.outputs + output] =
+                static_cast<float>(gate / (1.0 + exp(-gate)) * static_cast<double>(up));
+        }
+    }
+    __device__ void end(const Linear&, int, int, int) {}
+};
+
 // The better of two peaks with the sum of both; of equal logits the first token.
 __device__ __forceinline__ Peak better(const Peak& a, const Peak& b) {
     const bool is_first = a.value > b.value || (a.value == b.value && a.token < b.token);
@@ -418,7 +432,7 @@ LINEARS(Q4, q4)
     }
 EXACT(linear_f32_store, Store)
 EXACT(linear_f32_add, Add)
-EXACT(linear_f32_gated, Gated)
+EXACT(linear_f32_gated, GatedExactly)
 EXACT(linear_f32_head, Head)
 
 // Puts the peaks of a row together: block per row; token and probability of the likeliest.

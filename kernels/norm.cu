@@ -1,7 +1,7 @@
 // Rows as the linear layers take them, with the root-mean-square norm before it or without.
 //
 //   norm_*  v = x / sqrt(mean(x²) + eps) · weight      rows_*  v = x
-//   f32     y f32 [rows, stride] = v
+//   f32     y f32 [rows, stride] = v          (rows_f32; the norm of f32 is in exact.cu)
 //   bf16    y bf16 [rows, stride] = v
 //   q8      scales f32 [rows] = largest |v| / 127, y s8 [rows, stride] = round(v · 127 / largest), ties to even
 //   q4      the same with a scale for each 32 inputs: scales f32 [rows, stride / 32]
@@ -229,11 +229,6 @@ __device__ __forceinline__ void write_normed(
 }
 
 }  // namespace rms
-
-extern "C" __global__ void __launch_bounds__(rms::NORM_THREADS) norm_f32(
-    float* y, float* normed, const float* x, const float* weight, const int* rows, int width, int stride, float eps) {
-    rms::write_normed(rms::F32{y}, normed, x, weight, rows, width, stride, eps);
-}
 
 extern "C" __global__ void __launch_bounds__(rms::NORM_THREADS) norm_bf16(
     uint16_t* y, float* normed, const float* x, const float* weight, const int* rows, int width, int stride,

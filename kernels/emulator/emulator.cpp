@@ -67,6 +67,7 @@ REGISTER(rope_f32);
 REGISTER(route_choose);
 REGISTER(route_pool);
 REGISTER(route_scores);
+REGISTER(route_scores_exact);
 REGISTER(route_sort);
 REGISTER(rows_bf16);
 REGISTER(rows_f32);

@@ -58,7 +58,7 @@ const MOST_RECORDINGS: usize = 256;
 pub struct Cuda {
     pub(super) gpu: Gpu,
     pub(super) config: ModelConfig,
-    quant: Quant,
+    pub(super) quant: Quant,
     pub(super) weights: Weights,
     cache: Buffer,
     frequencies: Buffer,

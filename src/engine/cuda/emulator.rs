@@ -34,7 +34,7 @@ static LIBRARY: LazyLock<libloading::Library> = LazyLock::new(|| {
     let library = folder.path().join("kernels.so");
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     let compiled = Command::new(&compiler)
-        .args(["-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-I"])
+        .args(["-std=c++17", "-O2", "-shared", "-fPIC", "-pthread", "-I"])
         .arg(&sources)
         .arg(sources.join("emulator/emulator.cpp"))
         .arg("-o")

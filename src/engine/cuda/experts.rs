@@ -14,6 +14,7 @@ use crate::engine::cuda::machine::Launch;
 use crate::engine::cuda::machine::bytes_of_mut;
 use crate::engine::cuda::weights::Gated;
 use crate::engine::cuda::weights::Sparse;
+use crate::engine::model::linear::Quant;
 use crate::engine::ops::route::Score;
 
 /// Experts that a block of the router looks at.
@@ -39,8 +40,11 @@ impl Cuda {
         let (hidden, chosen) = (self.config.hidden_size, routing.chosen);
         let is_softmax = routing.score == Score::Softmax;
         let tiles = if is_softmax { 1 } else { experts.div_ceil(ROUTER_TILE) };
-        let launch =
-            Launch { kernel: "route_scores", grid: [most.div_ceil(4), tiles, 1], threads: 256, shared: 0 };
+        let (kernel, grid) = match self.quant {
+            Quant::F32 => ("route_scores_exact", [most, 1, 1]),
+            Quant::Bf16 | Quant::Q8 | Quant::Q4 => ("route_scores", [most.div_ceil(4), tiles, 1]),
+        };
+        let launch = Launch { kernel, grid, threads: 256, shared: 0 };
         let (scores, normed) = (rows.router_scores.address, rows.normed.address);
         run!(gpu, launch; scores, normed, sparse.router.address, counts.rows, experts as i32, hidden as i32, i32::from(is_softmax))?;
         let bias = sparse.bias.address;
