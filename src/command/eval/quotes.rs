@@ -237,12 +237,14 @@ impl Asked {
 }
 
 fn print_groups(name: &str, groups: &BTreeMap<String, Figures>) {
-    println!("{name}; facts in the best {DEPTHS:?} sentences, and in the first of the articles");
-    println!("{:<16} {:>9} {:>6} {:>7} {:>7}", "", "questions", "lists", "cross", "entropy");
+    println!("{name}: share of the facts in the best sentences | in as many of the articles' own order");
+    print!("{:<16} {:>9} {:>6} {:>7} {:>7}", "", "questions", "lists", "loss", "least");
+    DEPTHS.iter().for_each(|depth| print!("   {:<13}", format!("best {depth}")));
+    println!();
     for (name, f) in groups {
         print!("{name:<16} {:>9} {:>6} {:>7.3} {:>7.3}", f.questions, f.lists, f.cross_entropy, f.entropy);
         for (best, first) in f.facts.iter().zip(f.facts_in_order) {
-            print!("   {best:.3} {first:.3}");
+            print!("   {best:.3} | {first:.3}");
         }
         println!();
     }
