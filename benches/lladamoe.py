@@ -1,4 +1,4 @@
-"""LLaDA-MoE in PyTorch (bf16, CPU), to be measured beside our engine: `chatdlm bench engine --against-pytorch`.
+"""LLaDA-MoE in PyTorch (bf16), to be measured beside our engine: `chatdlm bench engine --against-pytorch`.
 
 Takes a JSON file (see src/command/bench/peers/pytorch.rs) whose `model` is a GGUF file with matrices in bf16.
 Prints one line of JSON: milliseconds of a pass, and the answer.
@@ -20,7 +20,8 @@ TYPES = {0: (torch.float32, 4), 30: (torch.bfloat16, 2)}
 class Reader:
     """A GGUF file: `values` by key, `tensors` by name."""
 
-    def __init__(self, path):
+    def __init__(self, path, device):
+        self.device = device
         with open(path, "rb") as file:
             self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         self.at = 4
@@ -61,7 +62,8 @@ class Reader:
         count = 1
         for size in shape:
             count *= size
-        return torch.frombuffer(self.data, dtype=dtype, count=count, offset=start).reshape(shape)
+        numbers = torch.frombuffer(self.data, dtype=dtype, count=count, offset=start)
+        return numbers.reshape(shape).to(self.device)
 
 
 class Model:
@@ -72,12 +74,13 @@ class Model:
         self.layers, self.chosen = number("block_count"), number("expert_used_count")
         self.heads, self.key_heads = number("attention.head_count"), number("attention.head_count_kv")
         self.eps = number("attention.layer_norm_rms_epsilon")
-        self.w = reader.tensors
+        self.w, self.device = reader.tensors, reader.device
         half = self.w["blk.0.attn_q_norm.weight"].shape[0] // 2
         angles = torch.outer(
             torch.arange(length).float(), number("rope.freq_base") ** (-torch.arange(half).float() / half)
         )
-        self.cos, self.sin = (torch.cat([f, f], -1).bfloat16() for f in (angles.cos(), angles.sin()))
+        both = lambda f: torch.cat([f, f], -1).bfloat16().to(self.device)
+        self.cos, self.sin = both(angles.cos()), both(angles.sin())
 
     def norm(self, x, name):
         y = x.float()
@@ -125,17 +128,17 @@ class Model:
 def denoise(model, task, most_passes):
     """Block after block, the surest of a block first. Returns seconds, passes and ids."""
     prompt, block = task["prompt"], task["block"]
-    ids = torch.tensor(prompt + [task["mask"]] * task["generate_tokens"])
+    ids = torch.tensor(prompt + [task["mask"]] * task["generate_tokens"], device=model.device)
     passes, began = 0, time.perf_counter()
     for start in range(len(prompt), len(ids), block):
-        masked = torch.arange(start, start + block)
+        masked = torch.arange(start, start + block, device=model.device)
         while len(masked) and passes < most_passes:
             logits = model.logits(ids, masked)
             logits[:, task["banned"]] = -torch.inf
             confidence, token = logits.softmax(-1).max(-1)
             settled = confidence.topk(min(task["tokens_per_step"], len(masked))).indices
             ids[masked[settled]] = token[settled]
-            masked = masked[torch.isin(torch.arange(len(masked)), settled, invert=True)]
+            masked = masked[torch.isin(torch.arange(len(masked), device=model.device), settled, invert=True)]
             passes += 1
     return time.perf_counter() - began, passes, ids[len(prompt) :].tolist()
 
@@ -144,7 +147,7 @@ def main():
     with open(sys.argv[1]) as file:
         task = json.load(file)
     torch.set_num_threads(task["threads"])
-    model = Model(Reader(task["model"]), len(task["prompt"]) + task["generate_tokens"])
+    model = Model(Reader(task["model"], task["device"]), len(task["prompt"]) + task["generate_tokens"])
     denoise(model, task, 1)
     runs = [denoise(model, task, task["most_passes"]) for _ in range(task["repeat"])]
     seconds, passes, answer = min(runs)

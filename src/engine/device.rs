@@ -54,12 +54,16 @@ pub fn load(
     config: ModelConfig,
     weights: &Weights,
     quant: Quant,
-    progress: impl FnMut(usize, usize),
+    mut progress: impl FnMut(usize, usize),
 ) -> Result<Box<dyn Backend>, DeviceError> {
     if let Some(gpu) = gpu(device, 0)? {
-        let backend = cuda::load(gpu, config, weights, quant, progress)?;
-        tracing::info!(device = backend.device(), "the model runs on a GPU");
-        return Ok(backend);
+        match cuda::load(gpu, config.clone(), weights, quant, &mut progress) {
+            Ok(backend) => {
+                tracing::info!(device = backend.device(), "the model runs on a GPU");
+                return Ok(backend);
+            }
+            Err(error) => leave(device, error)?,
+        }
     }
     if quant == Quant::Bf16 {
         return Err(DeviceError::Precision(quant));
@@ -73,8 +77,22 @@ pub fn load(
 /// When the GPU that was asked for cannot be used.
 pub fn train_on(device: Device, network: &mut Network, nth: usize) -> Result<(), DeviceError> {
     let Some(gpu) = gpu(device, nth)? else { return Ok(()) };
-    network.compute_on(cuda::train::Trainer::new(gpu, &network.config, &network.layout)?);
-    tracing::info!(device = network.device(), "training runs on a GPU");
+    match cuda::train::Trainer::new(gpu, &network.config, &network.layout) {
+        Ok(trainer) => {
+            network.compute_on(trainer);
+            tracing::info!(device = network.device(), "training runs on a GPU");
+            Ok(())
+        }
+        Err(error) => leave(device, error),
+    }
+}
+
+/// Goes on with the processor where any device will do and the GPU has no kernels for a shape.
+fn leave(device: Device, error: CudaError) -> Result<(), DeviceError> {
+    if device != Device::Auto || !error.is_of_shape() {
+        return Err(error.into());
+    }
+    tracing::info!("no GPU is used, the processor computes: {error}");
     Ok(())
 }
 

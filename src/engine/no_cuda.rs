@@ -17,6 +17,13 @@ pub const IS_BUILT: bool = false;
 #[error("this program is built without CUDA; build it with `cargo build --release --features cuda`")]
 pub struct CudaError;
 
+impl CudaError {
+    /// Returns whether the kernels do not take a shape.
+    pub fn is_of_shape(&self) -> bool {
+        false
+    }
+}
+
 /// A GPU, of which there is none.
 #[derive(Debug, Clone)]
 pub struct Gpu(Infallible);

@@ -273,6 +273,7 @@ fn measure_one(
             generate_tokens: args.generate_tokens,
             tokens_per_step,
             threads: place.threads,
+            device: if place.gpu.is_some() { "cuda" } else { "cpu" },
             repeat: args.repeat,
         };
         let seconds = figures.denoise_s + if reads_first { figures.prefill_s } else { 0.0 };

@@ -29,22 +29,28 @@ type LaunchFn = unsafe extern "C" fn(
 
 /// The emulator's library, compiled once for a run of tests.
 static LIBRARY: LazyLock<libloading::Library> = LazyLock::new(|| {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let library = folder.path().join("kernels.so");
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
-    let compiled = Command::new(&compiler)
-        .args(["-std=c++17", "-O2", "-shared", "-fPIC", "-pthread", "-I"])
-        .arg(&sources)
-        .arg(sources.join("emulator/emulator.cpp"))
-        .arg("-o")
-        .arg(&library)
-        .output()
-        .expect("a C++ compiler runs");
-    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    compile("emulator.cpp", &["-shared", "-fPIC"], &library);
     // SAFETY: the library has no initialisers but C++'s own.
     unsafe { libloading::Library::new(&library) }.expect("the kernels' library")
 });
+
+/// Compiles a file of the emulator.
+pub fn compile(source: &str, options: &[&str], to: &Path) {
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
+    let compiled = Command::new(&compiler)
+        .args(["-std=c++17", "-O2", "-pthread", "-I"])
+        .arg(&kernels)
+        .args(options)
+        .arg(kernels.join("emulator").join(source))
+        .arg("-o")
+        .arg(to)
+        .output()
+        .expect("a C++ compiler runs");
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+}
 
 /// One launch as it was recorded.
 #[derive(Debug)]

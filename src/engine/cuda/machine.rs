@@ -41,6 +41,13 @@ pub enum CudaError {
     Weights(#[from] WeightsError),
 }
 
+impl CudaError {
+    /// Returns whether the kernels do not take a shape.
+    pub fn is_of_shape(&self) -> bool {
+        matches!(self, CudaError::Shape(_))
+    }
+}
+
 /// One kernel's launch.
 #[derive(Debug, Clone, Copy)]
 pub struct Launch<'a> {

@@ -142,6 +142,15 @@ const SHAPES: [(usize, usize, usize); 6] =
     [(20, 5, 1), (36, 33, 3), (192, 100, 8), (1100, 40, 21), (96, 130, 65), (300, 70, 150)];
 
 #[test]
+fn the_emulator_finds_what_it_is_to_find() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("selftest");
+    emulator::compile("selftest.cpp", &[], &program);
+    let said = std::process::Command::new(&program).output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
+}
+
+#[test]
 fn linear_layers_give_what_the_processors_give() {
     for (quant, (input, outputs, rows)) in PRECISIONS.into_iter().flat_map(|q| SHAPES.map(|shape| (q, shape)))
     {

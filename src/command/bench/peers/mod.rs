@@ -52,6 +52,8 @@ pub struct Task<'a> {
     pub tokens_per_step: usize,
     /// Threads.
     pub threads: usize,
+    /// Where PyTorch computes: `cpu` or `cuda`.
+    pub device: &'a str,
     /// How often it is measured; the fastest counts.
     pub repeat: usize,
 }

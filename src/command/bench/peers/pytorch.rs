@@ -30,7 +30,7 @@ pub fn measure(python: &Path, folder: &Path, file: &Path, task: &Task) -> anyhow
         "model": file, "prompt": task.prompt, "generate_tokens": task.generate_tokens,
         "tokens_per_step": task.tokens_per_step, "block": task.config.block_length(),
         "mask": task.config.mask_token_id, "banned": task.banned,
-        "threads": task.threads, "repeat": task.repeat, "most_passes": MOST_PASSES,
+        "threads": task.threads, "device": task.device, "repeat": task.repeat, "most_passes": MOST_PASSES,
     });
     std::fs::write(&work, asked.to_string())?;
     let said = output(Command::new(python).arg(&script).arg(&work), python)?;
