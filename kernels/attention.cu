@@ -26,7 +26,7 @@
 // Limits  rows ≥ 1 and end ≥ 1 of every piece, scale > 0; head_dim a multiple of 4 (attend_f32: any). q, cache and
 //         partial begin at multiples of 16 bytes. With only_wanted, pieces that are not wanted are passed over and
 //         their rows of `out` keep what they held.
-#include "primitives.cuh"
+#include "warps.cuh"
 
 namespace attention {
 
@@ -41,8 +41,6 @@ struct AttendShape {
     float scale;
 };
 
-constexpr int LANES = 32;
-constexpr unsigned ALL = 0xFFFFFFFFu;
 // Positions of a page of the cache.
 constexpr int PAGE = 64;
 // As many as a warp has lanes, so that a lane looks after a split in attend_combine.
@@ -183,8 +181,8 @@ __device__ __forceinline__ void take_page(Held<HEAD_DIM>& held, const uint32_t (
             largest = fmaxf(largest, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
         }
         // Four lanes have a row between them.
-        largest = fmaxf(largest, __shfl_xor_sync(ALL, largest, 1));
-        largest = fmaxf(largest, __shfl_xor_sync(ALL, largest, 2));
+        largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 1));
+        largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 2));
         largest = fmaxf(held.largest[half], largest * scale_log2);
         const float shrink = exp2_fast(held.largest[half] - largest);
         held.largest[half] = largest;
@@ -302,8 +300,8 @@ __device__ __forceinline__ void attend(float* partial, float* partial_stats, con
         if (!has_rows) continue;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            held.sum[half] += __shfl_xor_sync(ALL, held.sum[half], 1);
-            held.sum[half] += __shfl_xor_sync(ALL, held.sum[half], 2);
+            held.sum[half] += __shfl_xor_sync(ALL_LANES, held.sum[half], 1);
+            held.sum[half] += __shfl_xor_sync(ALL_LANES, held.sum[half], 2);
         }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -339,7 +337,7 @@ ATTEND_BF16(128)
 #undef ATTEND_BF16
 
 // Joins a row's splits: each is shrunk from its own largest score to the largest of all.
-extern "C" __global__ void __launch_bounds__(attention::COMBINE_WARPS* attention::LANES)
+extern "C" __global__ void __launch_bounds__(attention::COMBINE_WARPS* LANES)
     attend_combine(float* out, const float* partial, const float* partial_stats, const attention::Piece* pieces,
                    const int* piece_count, attention::AttendShape shape) {
     using namespace attention;
@@ -357,11 +355,11 @@ extern "C" __global__ void __launch_bounds__(attention::COMBINE_WARPS* attention
                                        : make_float2(-INFINITY, 0.0f);
     float largest = stats.x;
 #pragma unroll
-    for (int step = LANES / 2; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(ALL, largest, step));
+    for (int step = LANES / 2; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, step));
     const float weight = exp2_fast(stats.x - largest);
     float sum = weight * stats.y;
 #pragma unroll
-    for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(ALL, sum, step);
+    for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
 
     // Four columns a lane. Lanes behind the last column still give their split's weight to the others.
     for (int first = 0; first < shape.head_dim; first += 4 * LANES) {
@@ -371,7 +369,7 @@ extern "C" __global__ void __launch_bounds__(attention::COMBINE_WARPS* attention
         float4 joined = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll 4
         for (int split = 0; split < splits; split++) {
-            const float of_split = __shfl_sync(ALL, weight, split);
+            const float of_split = __shfl_sync(ALL_LANES, weight, split);
             if (is_column) {
                 const float4 value = *reinterpret_cast<const float4*>(from + split * shape.head_dim);
                 joined.x = fmaf(of_split, value.x, joined.x);
@@ -400,7 +398,7 @@ __device__ __forceinline__ float score_f32(const float* q, const HeadPages<float
 
 }  // namespace attention
 
-extern "C" __global__ void __launch_bounds__(attention::LANES)
+extern "C" __global__ void __launch_bounds__(LANES)
     attend_f32(float* out, const float* q, const float* cache, const attention::Piece* pieces, const uint32_t* tables,
                const int* piece_count, attention::AttendShape shape) {
     using namespace attention;
@@ -420,7 +418,7 @@ extern "C" __global__ void __launch_bounds__(attention::LANES)
     for (int position = lane; position < piece.end; position += LANES) {
         largest = fmaxf(largest, score_f32(q + at, kv, table, position, shape));
     }
-    for (int step = LANES / 2; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(ALL, largest, step));
+    for (int step = LANES / 2; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, step));
 
     DYNAMIC_SHARED(attention_shared);
     // [head_dim]; a lane only touches its own columns, so no barrier is needed.
@@ -436,7 +434,7 @@ extern "C" __global__ void __launch_bounds__(attention::LANES)
         // A page holds a whole number of these runs, so they all lie in one.
         const float* run = kv.at(table[first / PAGE]) + (PAGE + first % PAGE) * shape.head_dim;
         for (int i = 0; i < count; i++) {
-            const double of_position = __shfl_sync(ALL, weight, i);
+            const double of_position = __shfl_sync(ALL_LANES, weight, i);
             sum += of_position;
             for (int d = lane; d < shape.head_dim; d += LANES) values[d] += of_position * run[i * shape.head_dim + d];
         }

@@ -2,11 +2,10 @@
 //
 //   embed_*    x[row] = table[tokens[row]]      table bf16 or f32 [vocabulary, hidden], x f32 [rows, hidden]
 //   keep_rows  out[i] = in[wanted[i]]           f32 [count, width]
-//   add_rows   x[row] += y[row]                 f32 [rows, width]
 //
 // Grid: a block for each of the most rows, those beyond the count return at once; block: any, 256 is usual. Any width;
 // tokens and wanted rows must exist, `out` is not `in`. Plain loads: what is moved is little beside a layer's weights.
-// CPU twin: `embed`, `keep_wanted` and `add` in src/engine/model/transformer.rs.
+// CPU twins: `embed` in src/engine/model/transformer.rs, `keep_wanted` in src/engine/model/cpu.rs.
 #include "primitives.cuh"
 
 namespace embed {
@@ -41,11 +40,4 @@ extern "C" __global__ void keep_rows(
     const int row = blockIdx.x;
     if (row >= *count) return;
     embed::copy_row(out, row, in, wanted[row], width);
-}
-
-extern "C" __global__ void add_rows(float* x, const float* y, const int* rows, int width) {
-    const int row = blockIdx.x;
-    if (row >= *rows) return;
-    const size_t first = static_cast<size_t>(row) * width;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) x[first + i] += y[first + i];
 }

@@ -17,7 +17,7 @@
 // The gated form has a tile of gates, then one of the same outputs' ups: y = silu(g)·u.
 // The head form writes of each row and 64 tokens the likeliest, its logit and Σ e^(logit − largest): no logits.
 // Levels of 4 bits: src/engine/ops/quantized/four_bits.rs. Fragments: PTX ISA, "matrix fragments for mma".
-#include "primitives.cuh"
+#include "warps.cuh"
 
 namespace linear {
 
@@ -69,8 +69,6 @@ struct Linear {
     int outputs;
     int tiles;
 };
-
-__device__ __forceinline__ float sigmoid(float v) { return 1.0f / (1.0f + expf(-v)); }
 
 struct Bf16 {
     typedef float Sum;

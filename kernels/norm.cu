@@ -13,12 +13,10 @@
 // when stride is above 8192; so stride is at most 8192 for norm_*, 32768 for rows_*. A thread holds fours of neighbours
 // in registers, so x is read once and eight lanes hold a group of 32. Sums depend on width and threads alone.
 // Source: arXiv 1910.07467; CPU twins: src/engine/ops/norm.rs, src/engine/ops/quantized/rows.rs.
-#include "primitives.cuh"
+#include "warps.cuh"
 
 namespace rms {
 
-constexpr unsigned ALL_LANES = 0xFFFFFFFFu;
-constexpr int LANES = 32;
 // Of norm_*, which needs registers for a row and its weights; and the most of rows_*.
 constexpr int NORM_THREADS = 256;
 constexpr int MOST_THREADS = 1024;

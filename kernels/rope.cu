@@ -12,8 +12,8 @@
 // Grid: a block for each of the most rows, those beyond `*rows` return at once. Block: 32 · min(heads + 2·kv_heads, 32)
 // threads, a warp for a head; any multiple of 32 works, but the sum over a whole row is in an order that depends on it.
 // Dynamic shared memory: 4 · rotary_dim bytes. Source: arXiv 2104.09864 in the half-split form; CPU twins:
-// `place` in src/engine/model/transformer.rs, src/engine/ops/rope.rs.
-#include "primitives.cuh"
+// `place` in src/engine/model/cpu.rs, src/engine/ops/rope.rs.
+#include "warps.cuh"
 
 struct RopeShape {
     int heads;
@@ -32,8 +32,6 @@ struct RopeShape {
 
 namespace rope {
 
-constexpr unsigned ALL_LANES = 0xFFFFFFFFu;
-constexpr int LANES = 32;
 constexpr int MOST_THREADS = 1024;
 constexpr int MOST_WARPS = MOST_THREADS / LANES;
 // Positions of a page of the cache.
@@ -44,11 +42,6 @@ constexpr int NORM_WHOLE_ROW = 2;
 
 __device__ __forceinline__ void store(float* to, float value) { *to = value; }
 __device__ __forceinline__ void store(uint16_t* to, float value) { *to = to_bf16(value); }
-
-__device__ __forceinline__ float warp_sum(float value) {
-    for (int apart = LANES / 2; apart > 0; apart /= 2) value += __shfl_xor_sync(ALL_LANES, value, apart);
-    return value;
-}
 
 // Returns the sum of squares of what a thread sees of `count` numbers, `apart` threads taking turns.
 __device__ __forceinline__ float squares(const float* x, int count, int first, int apart) {

@@ -16,7 +16,7 @@
 //   route_choose  ceil(rows / 4), 128 threads: a warp for a row
 // Source: LLaDA2.0 report (arXiv 2512.15745), LLaDA2.2 report, equation 1; CPU twins: src/engine/ops/route.rs and
 // `Routes`, `add_scaled` in src/engine/model/feed_forward.rs.
-#include "primitives.cuh"
+#include "warps.cuh"
 
 struct RouteShape {
     int experts;
@@ -30,8 +30,6 @@ struct RouteShape {
 
 namespace route {
 
-constexpr unsigned ALL_LANES = 0xFFFFFFFFu;
-constexpr int LANES = 32;
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / LANES;
 constexpr int MOST_EXPERTS = 256;
@@ -48,23 +46,6 @@ constexpr int CHOOSE_ROWS = 4;
 constexpr int OF_LANE = MOST_EXPERTS / LANES;
 // Keeps the division of weights that are all zero a number.
 constexpr float LEAST_SUM = 1e-20f;
-
-__device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xFF800000u); }
-
-__device__ __forceinline__ float warp_sum(float value) {
-    for (int apart = LANES / 2; apart > 0; apart /= 2) value += __shfl_xor_sync(ALL_LANES, value, apart);
-    return value;
-}
-
-__device__ __forceinline__ int warp_sum(int value) {
-    for (int apart = LANES / 2; apart > 0; apart /= 2) value += __shfl_xor_sync(ALL_LANES, value, apart);
-    return value;
-}
-
-__device__ __forceinline__ float warp_max(float value) {
-    for (int apart = LANES / 2; apart > 0; apart /= 2) value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, apart));
-    return value;
-}
 
 __device__ __forceinline__ float4 floats(const uint4& words) {
     return make_float4(
@@ -211,9 +192,9 @@ extern "C" __global__ void __launch_bounds__(route::THREADS) route_scores(
     if (is_softmax == 0) return;
     // The products of a row were written by all warps.
     __syncthreads();
-    const int warp = threadIdx.x / route::LANES, row = first_row + warp;
+    const int warp = threadIdx.x / LANES, row = first_row + warp;
     if (warp >= route::SCORE_ROWS || row >= *rows) return;
-    route::softmax(scores + static_cast<size_t>(row) * experts, experts, threadIdx.x % route::LANES);
+    route::softmax(scores + static_cast<size_t>(row) * experts, experts, threadIdx.x % LANES);
 }
 
 // `blocks` [block_count + 1]: the first row of each block, and the end of the last.
@@ -224,7 +205,7 @@ extern "C" __global__ void __launch_bounds__(route::THREADS) route_pool(
     const int first = blocks[block], end = blocks[block + 1], expert = threadIdx.x;
     __shared__ int ranks[route::MOST_EXPERTS];
     if (expert < experts) {
-        float best = route::minus_infinity();
+        float best = minus_infinity();
         for (int row = first; row < end; ++row) {
             best = fmaxf(best, scores[static_cast<size_t>(row) * experts + expert] + bias[expert]);
         }
@@ -239,13 +220,13 @@ extern "C" __global__ void __launch_bounds__(route::THREADS) route_pool(
     }
     if (before < capacity) return;
     for (int row = first; row < end; ++row) {
-        scores[static_cast<size_t>(row) * experts + expert] = route::minus_infinity();
+        scores[static_cast<size_t>(row) * experts + expert] = minus_infinity();
     }
 }
 
-extern "C" __global__ void __launch_bounds__(route::CHOOSE_ROWS * route::LANES) route_choose(
+extern "C" __global__ void __launch_bounds__(route::CHOOSE_ROWS * LANES) route_choose(
     int* chosen, float* weights, const float* scores, const float* bias, const int* rows, RouteShape shape) {
-    const int warp = threadIdx.x / route::LANES, lane = threadIdx.x % route::LANES;
+    const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     const int row = blockIdx.x * route::CHOOSE_ROWS + warp;
     if (row >= *rows) return;
     const float* of_row = scores + static_cast<size_t>(row) * shape.experts;
@@ -256,7 +237,7 @@ extern "C" __global__ void __launch_bounds__(route::CHOOSE_ROWS * route::LANES) 
 #pragma unroll
     for (int i = 0; i < route::OF_LANE; ++i) {
         const int expert = first + i;
-        ranks[i] = expert < shape.experts ? of_row[expert] + bias[expert] : route::minus_infinity();
+        ranks[i] = expert < shape.experts ? of_row[expert] + bias[expert] : minus_infinity();
     }
     if (shape.kept_groups != shape.groups) {
         __shared__ float shared_ranks[route::CHOOSE_ROWS][route::MOST_EXPERTS];
@@ -268,14 +249,14 @@ extern "C" __global__ void __launch_bounds__(route::CHOOSE_ROWS * route::LANES) 
         for (int i = 0; i < route::OF_LANE; ++i) {
             // Behind the last expert there is no group, and nothing to close.
             const int expert = min(first + i, shape.experts - 1);
-            if ((open >> (expert / size) & 1) == 0) ranks[i] = route::minus_infinity();
+            if ((open >> (expert / size) & 1) == 0) ranks[i] = minus_infinity();
         }
     }
     // Lane j keeps the j-th chosen.
     int my_expert = 0;
     float my_score = 0.0f, sum = 0.0f;
     for (int slot = 0; slot < shape.chosen; ++slot) {
-        float best = route::minus_infinity();
+        float best = minus_infinity();
         int at = 0;
 #pragma unroll
         for (int i = 0; i < route::OF_LANE; ++i) {
@@ -287,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(route::CHOOSE_ROWS * route::LANES) 
         if (lane == slot) my_expert = expert, my_score = score;
 #pragma unroll
         for (int i = 0; i < route::OF_LANE; ++i) {
-            if (first + i == expert) ranks[i] = route::minus_infinity();
+            if (first + i == expert) ranks[i] = minus_infinity();
         }
     }
     if (lane >= shape.chosen) return;
@@ -301,19 +282,19 @@ extern "C" __global__ void __launch_bounds__(route::CHOOSE_ROWS * route::LANES) 
 extern "C" __global__ void __launch_bounds__(route::THREADS) route_sort(
     int* slot_row, int* slot_of, int* starts, const int* chosen, const int* rows, int k, int experts) {
     const int expert = blockIdx.x;
-    const int warp = threadIdx.x / route::LANES, lane = threadIdx.x % route::LANES;
+    const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     const int count = *rows * k;
     // A warp takes neighbours, so that one barrier is enough to know where its slots begin.
-    const int lines = (count + route::LANES - 1) / route::LANES;
-    const int of_warp = (lines + route::WARPS - 1) / route::WARPS * route::LANES;
+    const int lines = (count + LANES - 1) / LANES;
+    const int of_warp = (lines + route::WARPS - 1) / route::WARPS * LANES;
     const int first = warp * of_warp, end = min(first + of_warp, count);
     __shared__ int before[route::WARPS], own[route::WARPS];
     int is_before = 0, is_own = 0;
-    for (int i = first + lane; i < end; i += route::LANES) {
+    for (int i = first + lane; i < end; i += LANES) {
         is_before += chosen[i] < expert ? 1 : 0;
         is_own += chosen[i] == expert ? 1 : 0;
     }
-    is_before = route::warp_sum(is_before), is_own = route::warp_sum(is_own);
+    is_before = warp_sum(is_before), is_own = warp_sum(is_own);
     if (lane == 0) before[warp] = is_before, own[warp] = is_own;
     __syncthreads();
     int start = 0, next = 0;
@@ -326,10 +307,10 @@ extern "C" __global__ void __launch_bounds__(route::THREADS) route_sort(
         if (expert == experts - 1) starts[experts] = count;
     }
     next += start;
-    for (int line = first; line < end; line += route::LANES) {
+    for (int line = first; line < end; line += LANES) {
         const int i = line + lane;
         const bool is_mine = i < end && chosen[i] == expert;
-        const unsigned mine = __ballot_sync(route::ALL_LANES, is_mine);
+        const unsigned mine = __ballot_sync(ALL_LANES, is_mine);
         if (is_mine) {
             const int slot = next + __popc(mine & ((1u << lane) - 1));
             slot_row[slot] = i / k;

@@ -9,7 +9,6 @@
 
 #include "abi.hpp"
 
-REGISTER(add_rows);
 REGISTER(attend_bf16_128);
 REGISTER(attend_bf16_16);
 REGISTER(attend_bf16_32);

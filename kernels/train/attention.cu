@@ -32,7 +32,7 @@
 // Limits  head_dim a multiple of 4 up to 128; heads a multiple of kv_heads; rows tokens or all; all tokens, or 2 · tokens if
 //         paired; tokens ≥ 1. Source: FlashAttention-2, arXiv 2307.08691; BD3-LM, arXiv 2503.09573; CPU twin
 //         src/engine/train/attention.rs.
-#include "../primitives.cuh"
+#include "../warps.cuh"
 
 namespace train_attention {
 
@@ -47,8 +47,6 @@ struct TrainHeads {
     float scale;
 };
 
-constexpr int LANES = 32;
-constexpr unsigned ALL_LANES = 0xFFFFFFFFu;
 // Threads that share a row of weights: half a warp, so that shuffles reach all of them.
 constexpr int ACROSS = 16;
 // Own rows of a thread. Four of each factor in registers make 16 products of 8 loads.
@@ -550,8 +548,7 @@ extern "C" __global__ void __launch_bounds__(train_attention::THREADS)
     for (int d = lane; d < shape.head_dim; d += LANES) {
         sum = fmaf(dout[at * shape.head_dim + d], out[at * shape.head_dim + d], sum);
     }
-#pragma unroll
-    for (int apart = LANES / 2; apart > 0; apart /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, apart);
+    sum = warp_sum(sum);
     if (lane == 0) delta[at] = sum;
 }
 

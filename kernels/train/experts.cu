@@ -24,20 +24,14 @@
 //
 // The order of every sum is that of the shapes. CPU twins: src/engine/ops/{swiglu,route}.rs,
 // src/engine/train/experts.rs.
-#include "../primitives.cuh"
+#include "../warps.cuh"
 
 namespace train_experts {
 
-constexpr unsigned ALL_LANES = 0xFFFFFFFFu;
-constexpr int LANES = 32;
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / LANES;
 // Keeps the division of weights that are all zero a number.
 constexpr float LEAST_SUM = 1e-20f;
-
-__device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xFF800000u); }
-
-__device__ __forceinline__ float sigmoid(float value) { return 1.0f / (1.0f + expf(-value)); }
 
 __device__ __forceinline__ int warp() { return threadIdx.x / LANES; }
 
@@ -126,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(train_experts::THREADS) train_exper
         out[i] = unweighed * weight;
         sum += unweighed * d[i];
     }
-    for (int apart = LANES / 2; apart > 0; apart /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, apart);
+    sum = warp_sum(sum);
     if (lane() == 0) dweight[slot] = sum;
 }
 

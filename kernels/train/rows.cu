@@ -30,7 +30,7 @@
 // The order of every sum is that of the shapes. CPU twins: src/engine/ops/{norm,rope,softmax}.rs; `turn_heads` and
 // `turn_heads_back` in src/engine/train/layer.rs; src/engine/train/loss.rs; `forward` and `backward` in
 // src/engine/train/network.rs.
-#include "../primitives.cuh"
+#include "../warps.cuh"
 
 // What the loss of one target is.
 struct TrainLoss {
@@ -43,8 +43,6 @@ struct TrainLoss {
 
 namespace train_rows {
 
-constexpr unsigned ALL_LANES = 0xFFFFFFFFu;
-constexpr int LANES = 32;
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / LANES;
 // Rows whose gradients of a norm's weight one block sums: enough that the partial sums are little beside the rows,
@@ -54,13 +52,6 @@ constexpr int PART_ROWS = 16;
 constexpr int AT_ONCE = 4;
 // The least probability whose logarithm is taken.
 constexpr float LEAST = 1e-30f;
-
-__device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xFF800000u); }
-
-__device__ __forceinline__ float warp_sum(float value) {
-    for (int apart = LANES / 2; apart > 0; apart /= 2) value += __shfl_xor_sync(ALL_LANES, value, apart);
-    return value;
-}
 
 // Returns the sums over the block to every thread.
 __device__ __forceinline__ float2 block_sum(float first, float second) {
