@@ -96,8 +96,11 @@ fn leave(device: Device, error: CudaError) -> Result<(), DeviceError> {
     Ok(())
 }
 
-/// Returns the GPU that is to be used: of several the `nth`, counted round.
-fn gpu(device: Device, nth: usize) -> Result<Option<Gpu>, CudaError> {
+/// Returns the GPU that is to be used, if one is: of several the `nth`, counted round.
+///
+/// # Errors
+/// When the GPU that was asked for cannot be used.
+pub fn gpu(device: Device, nth: usize) -> Result<Option<Gpu>, CudaError> {
     match device {
         Device::Cpu => Ok(None),
         Device::Cuda => Ok(Some(cuda::open(nth)?)),

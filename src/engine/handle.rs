@@ -23,7 +23,6 @@ use crate::engine::device;
 use crate::engine::device::Device;
 use crate::engine::device::DeviceError;
 use crate::engine::load::Load;
-use crate::engine::model::cpu::CPU;
 use crate::engine::model::linear::Quant;
 use crate::engine::model::tuned::Adapter;
 use crate::engine::runner::Runner;
@@ -239,8 +238,8 @@ struct Shared {
     /// What tells the loaded weights from others.
     fingerprint: String,
     weight_bytes: usize,
-    /// What computes.
-    device: String,
+    /// What computes, where it takes no adapters.
+    without_adapters: Option<String>,
 }
 
 impl Engine {
@@ -270,7 +269,8 @@ impl Engine {
         let weights = Weights::open(folder)?;
         let fingerprint = weights.fingerprint();
         let backend = device::load(config.device, model_config.clone(), &weights, config.quant, progress)?;
-        let (weight_bytes, device) = (backend.weight_bytes(), backend.device());
+        let weight_bytes = backend.weight_bytes();
+        let without_adapters = (!backend.takes_adapters()).then(|| backend.device());
         // The thread empties the channel at each step; how many wait in both is counted, and one more
         // is refused.
         let (jobs, receiver) = sync_channel(config.max_waiting.max(1));
@@ -293,7 +293,7 @@ impl Engine {
             folder,
             fingerprint,
             weight_bytes,
-            device,
+            without_adapters,
         };
         Ok(Engine { shared: Arc::new(shared), adapter: None })
     }
@@ -307,8 +307,8 @@ impl Engine {
     /// # Blocking
     /// As long as reading and packing the changed experts takes.
     pub fn tuned(&self, path: &Path) -> Result<Engine, AdapterError> {
-        let Shared { model, config, folder, fingerprint, load, device, .. } = &*self.shared;
-        if device != CPU {
+        let Shared { model, config, folder, fingerprint, load, without_adapters, .. } = &*self.shared;
+        if let Some(device) = without_adapters {
             return Err(AdapterError::OnGpu { device: device.clone() });
         }
         let file = AdapterFile::read(path)?;

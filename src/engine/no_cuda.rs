@@ -83,32 +83,14 @@ pub mod train {
     use super::CudaError;
     use super::Gpu;
     use crate::engine::model::llada2::Llada2Config;
-    use crate::engine::ops::matmul::Precision;
     use crate::engine::train::batch::Batch;
     use crate::engine::train::layout::Layout;
-    use crate::engine::train::loss::Loss;
+    use crate::engine::train::network::How;
+    use crate::engine::train::network::Passed;
 
     /// A GPU that trains, of which there is none.
     #[derive(Debug)]
     pub struct Trainer(Infallible);
-
-    /// What a batch came to.
-    #[derive(Debug)]
-    pub struct Passed {
-        /// The loss.
-        pub loss: Loss,
-        /// For each layer, how many rows each expert took.
-        pub load: Vec<Vec<usize>>,
-    }
-
-    /// How a pass is computed.
-    #[derive(Debug, Clone, Copy)]
-    pub struct How {
-        /// How the factors of products are rounded.
-        pub precision: Precision,
-        /// Whether a layer's activations are computed again instead of kept.
-        pub recomputes: bool,
-    }
 
     impl Trainer {
         /// Cannot be called; so with the others.

@@ -9,28 +9,20 @@ use anyhow::Context;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::command::bench::machine::Limits;
 use crate::command::bench::machine::Work;
-use crate::command::bench::machine::available_bytes;
 use crate::command::bench::machine::products_of_row;
 use crate::command::bench::peers::Ours;
 use crate::command::bench::peers::Peers;
 use crate::command::bench::peers::Task;
+use crate::command::bench::place::Place;
+use crate::command::bench::place::Wanted;
 use crate::command::bench::shapes::Shape;
-use crate::command::loading;
 use crate::config::ModelConfig as ModelPlace;
 use crate::engine::config::Attention;
 use crate::engine::config::ModelConfig;
-use crate::engine::cuda;
-use crate::engine::cuda::Gpu;
-use crate::engine::cuda::Watch;
-use crate::engine::device;
 use crate::engine::device::Device;
-use crate::engine::kv_cache::KvCache;
 use crate::engine::kv_cache::PAGE;
 use crate::engine::model::linear::Quant;
-use crate::engine::model::transformer::Model;
-use crate::engine::runner::Runner;
 use crate::engine::runner::Slot;
 use crate::engine::sampler::Rule;
 use crate::engine::sequence::CacheMode;
@@ -100,17 +92,8 @@ pub struct EngineArgs {
     json: bool,
 }
 
-/// Beside weights and cache: what measuring and the buffers of a pass take.
-const SPARE_BYTES: usize = 768 << 20;
-/// The same on a GPU.
-const SPARE_BYTES_GPU: usize = 6 << 30;
 /// The same random weights and prompts each time.
 const SEED: u64 = 1;
-
-/// Rows of a step while prompts are read, when nobody says how many.
-const STEP_ROWS: usize = 256;
-/// The same on a GPU, which wants more to do at a time.
-const STEP_ROWS_GPU: usize = 2048;
 
 /// What is measured.
 struct Subject {
@@ -126,20 +109,6 @@ struct Subject {
 struct Load {
     batch: usize,
     prompt_tokens: usize,
-}
-
-/// What computes, what it can do at most, and what is seen of it.
-struct Place {
-    runner: Runner,
-    limits: Limits,
-    threads: usize,
-    device: String,
-    weight_bytes: usize,
-    /// Bytes that there are for keys and values, where that is known.
-    cache_bytes: Option<usize>,
-    step_rows: usize,
-    watch: Option<Watch>,
-    gpu: Option<Gpu>,
 }
 
 /// One measurement.
@@ -178,7 +147,7 @@ pub fn run(args: EngineArgs) -> anyhow::Result<()> {
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(args.threads).build().context("cannot start threads")?;
     pool.install(|| {
-        let mut place = Place::new(&args, &subject, &loads)?;
+        let mut place = Place::new(wanted(&args, &subject, &loads))?;
         for load in loads {
             match measure_one(&args, &subject, &mut place, load)? {
                 Some(report) if args.json => println!("{report}"),
@@ -188,6 +157,19 @@ pub fn run(args: EngineArgs) -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+/// Returns where it is measured, and for how much there must be room.
+fn wanted<'a>(args: &EngineArgs, subject: &'a Subject, loads: &[Load]) -> Wanted<'a> {
+    Wanted {
+        device: args.device,
+        config: &subject.config,
+        weights: &subject.weights,
+        quant: args.quant,
+        positions: loads.iter().map(|load| load.positions(args)).max().unwrap_or(0),
+        step_rows: args.step_rows,
+        is_watched: args.profile,
+    }
 }
 
 /// Returns every batch with every length of prompt.
@@ -290,80 +272,6 @@ impl Load {
     }
 }
 
-impl Place {
-    /// Returns how many bytes of a GPU's memory are free.
-    fn free_bytes(&self) -> anyhow::Result<Option<usize>> {
-        Ok(self.gpu.as_ref().map(cuda::free_bytes).transpose()?)
-    }
-
-    fn new(args: &EngineArgs, subject: &Subject, loads: &[Load]) -> anyhow::Result<Place> {
-        let gpu = match args.device {
-            Device::Cpu => None,
-            Device::Cuda => Some(cuda::open(0)?),
-            Device::Auto => cuda::open(0).ok(),
-        };
-        match gpu {
-            Some(gpu) => {
-                let measured = cuda::limits::measure(&gpu, args.quant)?;
-                Place::on_gpu(args, subject, gpu, measured)
-            }
-            None => Place::on_processor(args, subject, loads),
-        }
-    }
-
-    fn on_processor(args: &EngineArgs, subject: &Subject, loads: &[Load]) -> anyhow::Result<Place> {
-        anyhow::ensure!(!args.profile, "--profile tells of a GPU's kernels, and there is no GPU");
-        let Subject { config, weights, .. } = subject;
-        let positions = loads.iter().map(|load| load.positions(args)).max().unwrap_or(0);
-        let cache_bytes = positions * KvCache::bytes_per_position(config);
-        let weight_bytes = Model::bytes_of(config, args.quant);
-        check_memory(weight_bytes + cache_bytes, available_bytes())?;
-        let limits = Limits::measure();
-        let backend = device::load(Device::Cpu, config.clone(), weights, args.quant, loading::bar())?;
-        Ok(Place {
-            limits,
-            threads: rayon::current_num_threads(),
-            device: backend.device(),
-            weight_bytes,
-            cache_bytes: None,
-            step_rows: args.step_rows.unwrap_or(STEP_ROWS),
-            watch: None,
-            gpu: None,
-            runner: Runner::new(backend, 0),
-        })
-    }
-
-    fn on_gpu(
-        args: &EngineArgs,
-        subject: &Subject,
-        gpu: Gpu,
-        measured: cuda::limits::Limits,
-    ) -> anyhow::Result<Place> {
-        let (used, watch) = if args.profile {
-            let (watched, watch) = cuda::watch(gpu.clone());
-            (watched, Some(watch))
-        } else {
-            (gpu.clone(), None)
-        };
-        let backend = cuda::load(used, subject.config.clone(), &subject.weights, args.quant, loading::bar())?;
-        Ok(Place {
-            limits: Limits {
-                copy_gb_per_s: measured.bytes_per_s / 1e9,
-                read_gb_per_s: measured.bytes_per_s / 1e9,
-                matrix_gop_per_s: measured.operations_per_s / 1e9,
-            },
-            threads: rayon::current_num_threads(),
-            device: backend.device(),
-            weight_bytes: backend.weight_bytes(),
-            cache_bytes: Some(cuda::free_bytes(&gpu)?.saturating_sub(SPARE_BYTES_GPU)),
-            step_rows: args.step_rows.unwrap_or(STEP_ROWS_GPU),
-            watch,
-            gpu: Some(gpu),
-            runner: Runner::new(backend, 0),
-        })
-    }
-}
-
 impl Subject {
     fn new(args: &EngineArgs) -> anyhow::Result<Subject> {
         if let Some(shape) = args.shape {
@@ -425,20 +333,6 @@ fn rule(args: &EngineArgs, config: &ModelConfig, load: Load) -> anyhow::Result<R
         "with --tokens-per-step, --prompt-tokens and --generate-tokens must be multiples of {block}"
     );
     Ok(Rule::LowConfidence { steps: block / tokens })
-}
-
-/// Fails when the machine cannot hold so much, where it says how much it can.
-fn check_memory(needed: usize, available: Option<usize>) -> anyhow::Result<()> {
-    let Some(available) = available else { return Ok(()) };
-    let gb = |bytes: usize| bytes as f64 / 1e9;
-    anyhow::ensure!(
-        needed + SPARE_BYTES <= available,
-        "weights and cache take {:.1} GB, and {:.1} GB of memory are available; \
-         try --quant q4, a smaller --batch or fewer --layers",
-        gb(needed + SPARE_BYTES),
-        gb(available)
-    );
-    Ok(())
 }
 
 /// Lets prompts be read and answers be written.
@@ -515,12 +409,12 @@ fn banned(config: &ModelConfig) -> Vec<u32> {
     vec![config.mask_token_id, config.eos_token_id, config.pad_token_id]
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cuda"))]
 mod tests {
     use super::*;
+    use crate::engine::cuda;
 
     /// Measures a shape on an emulated GPU, every kernel by itself.
-    #[cfg(feature = "cuda")]
     #[test]
     fn a_gpu_is_measured_with_every_batch() {
         #[derive(clap::Parser)]
@@ -533,8 +427,9 @@ mod tests {
         let args = <Line as clap::Parser>::parse_from(line.split_whitespace()).args;
         let subject = Subject::new(&args).unwrap();
         let limits = cuda::limits::Limits { bytes_per_s: 1e9, operations_per_s: 1e12 };
-        let mut place = Place::on_gpu(&args, &subject, cuda::emulator::open(), limits).unwrap();
         let loads = loads(&args);
+        let wanted = wanted(&args, &subject, &loads);
+        let mut place = Place::on_gpu(wanted, cuda::emulator::open(), limits).unwrap();
         assert_eq!(loads.len(), 2);
         for (load, tokens) in loads.into_iter().zip([16, 32]) {
             let report = measure_one(&args, &subject, &mut place, load).unwrap().unwrap();
@@ -547,13 +442,5 @@ mod tests {
         place.cache_bytes = Some(1 << 20);
         let load = Load { batch: 64, prompt_tokens: 4096 };
         assert!(measure_one(&args, &subject, &mut place, load).unwrap().is_none(), "it is left out");
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused_with_what_to_do() {
-        assert!(check_memory(8 << 30, Some(9 << 30)).is_ok());
-        assert!(check_memory(8 << 30, None).is_ok());
-        let error = check_memory(16_000_000_000, Some(8_000_000_000)).unwrap_err().to_string();
-        assert!(error.contains("16.8 GB") && error.contains("8.0 GB") && error.contains("--quant q4"));
     }
 }

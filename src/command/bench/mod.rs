@@ -3,6 +3,7 @@
 mod engine;
 mod machine;
 mod peers;
+mod place;
 mod reference;
 mod shapes;
 mod speech;

@@ -40,6 +40,7 @@ use crate::engine::model::forward::Norm;
 use crate::engine::model::forward::Read;
 use crate::engine::model::head::Likeliest;
 use crate::engine::model::linear::Quant;
+use crate::engine::ops::rope;
 use crate::engine::weights;
 
 /// Query rows of a block of attention.
@@ -96,10 +97,7 @@ impl Cuda {
         check(&config, quant)?;
         let experts = experts(&config);
         let weights = Weights::load(&gpu, &config, weights, quant, progress)?;
-        let frequency = |i: usize| {
-            (1.0 / f64::from(config.rope_theta).powf(2.0 * i as f64 / config.rotary_dim as f64)) as f32
-        };
-        let frequencies: Vec<f32> = (0..config.rotary_dim / 2).map(frequency).collect();
+        let frequencies = rope::frequencies(config.rotary_dim, config.rope_theta);
         let frequencies = Buffer::with(&gpu, bytes_of(&frequencies))?;
         let starts = vec![0_u32; config.layers.len() * (experts + 1)];
         let plan = Plan::new(&gpu)?;
@@ -242,6 +240,10 @@ impl Backend for Cuda {
 
     fn device(&self) -> String {
         self.gpu.name()
+    }
+
+    fn takes_adapters(&self) -> bool {
+        false
     }
 
     fn weight_bytes(&self) -> usize {

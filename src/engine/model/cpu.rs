@@ -94,6 +94,10 @@ impl Backend for Cpu {
         CPU.to_owned()
     }
 
+    fn takes_adapters(&self) -> bool {
+        true
+    }
+
     fn weight_bytes(&self) -> usize {
         self.model.bytes()
     }

@@ -109,6 +109,8 @@ pub trait Backend: Debug + Send {
     fn config(&self) -> &ModelConfig;
     /// Returns what computes, in a word.
     fn device(&self) -> String;
+    /// Returns whether chunks may run through the experts of an adapter.
+    fn takes_adapters(&self) -> bool;
     /// Returns how many bytes of memory the weights take.
     fn weight_bytes(&self) -> usize;
     /// Returns how many bytes the keys and values of a position take.

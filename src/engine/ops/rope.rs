@@ -9,6 +9,12 @@ pub struct Rope {
     table: Vec<(f32, f32)>,
 }
 
+/// Returns by how much each pair turns from one position to the next, `[rotary_dim / 2]`.
+pub fn frequencies(rotary_dim: usize, theta: f32) -> Vec<f32> {
+    let frequency = |i: usize| (1.0 / f64::from(theta).powf(2.0 * i as f64 / rotary_dim as f64)) as f32;
+    (0..rotary_dim / 2).map(frequency).collect()
+}
+
 /// Which way to turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
@@ -21,10 +27,12 @@ pub enum Turn {
 impl Rope {
     /// Prepares the frequencies for heads of which `rotary_dim` dimensions turn.
     pub fn new(rotary_dim: usize, theta: f32) -> Rope {
-        let frequencies = (0..rotary_dim / 2)
-            .map(|i| (1.0 / f64::from(theta).powf(2.0 * i as f64 / rotary_dim as f64)) as f32)
-            .collect();
-        Rope { frequencies, table: Vec::new() }
+        Rope { frequencies: frequencies(rotary_dim, theta), table: Vec::new() }
+    }
+
+    /// Returns the cosines and sines of the reserved positions, `[position][rotary_dim / 2]`.
+    pub fn table(&self) -> &[(f32, f32)] {
+        &self.table
     }
 
     /// Makes sure that positions below `end` are in the table.

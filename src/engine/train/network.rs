@@ -9,8 +9,6 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::engine::cuda::train::How;
-use crate::engine::cuda::train::Passed;
 use crate::engine::cuda::train::Trainer;
 use crate::engine::model::cpu::CPU;
 use crate::engine::model::llada2::Llada2Config;
@@ -109,6 +107,24 @@ pub struct Network {
     shared: Activations,
     last: Vec<f32>,
     normed: Vec<f32>,
+}
+
+/// How a pass is computed.
+#[derive(Debug, Clone, Copy)]
+pub struct How {
+    /// How the factors of products are rounded.
+    pub precision: Precision,
+    /// Whether a layer's activations are computed again in the backward pass instead of kept.
+    pub recomputes: bool,
+}
+
+/// What a batch came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Passed {
+    /// The loss.
+    pub loss: Loss,
+    /// For each layer, how many rows each expert took.
+    pub load: Vec<Vec<usize>>,
 }
 
 /// A GPU that computes passes.

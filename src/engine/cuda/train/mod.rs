@@ -25,11 +25,14 @@ use crate::engine::cuda::train::launches::TrainHeads;
 use crate::engine::cuda::train::launches::blocks;
 use crate::engine::model::llada2::Llada2Config;
 use crate::engine::ops::matmul::Precision;
+use crate::engine::ops::rope::Rope;
 use crate::engine::train::batch::Batch;
 use crate::engine::train::batch::Sight;
 use crate::engine::train::layout::Layout;
 use crate::engine::train::loss::Loss;
 use crate::engine::train::loss::Target;
+use crate::engine::train::network::How;
+use crate::engine::train::network::Passed;
 
 /// Logits that are in memory at once.
 const LOGITS: usize = 1 << 26;
@@ -102,24 +105,6 @@ struct Forward {
     last: u64,
     /// For each layer, how many rows each expert took.
     load: Vec<Vec<usize>>,
-}
-
-/// What a batch came to.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Passed {
-    /// The loss.
-    pub loss: Loss,
-    /// For each layer, how many rows each expert took.
-    pub load: Vec<Vec<usize>>,
-}
-
-/// Whether layers are computed again in the backward pass, and how products are rounded.
-#[derive(Debug, Clone, Copy)]
-pub struct How {
-    /// How the factors of products are rounded.
-    pub precision: Precision,
-    /// Whether a layer's activations are computed again instead of kept.
-    pub recomputes: bool,
 }
 
 impl Trainer {
@@ -267,18 +252,9 @@ impl Trainer {
             scale: 1.0 / (config.head_dim as f32).sqrt(),
         };
         let longest = batch.documents.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let half = self.rotary_dim / 2;
-        let (mut cosines, mut sines) =
-            (Vec::with_capacity(longest * half), Vec::with_capacity(longest * half));
-        for position in 0..longest {
-            for i in 0..half {
-                let exponent = 2.0 * i as f64 / self.rotary_dim as f64;
-                let frequency = (1.0 / f64::from(self.rope_theta).powf(exponent)) as f32;
-                let (sine, cosine) = (position as f32 * frequency).sin_cos();
-                cosines.push(cosine);
-                sines.push(sine);
-            }
-        }
+        let mut rope = Rope::new(self.rotary_dim, self.rope_theta);
+        rope.reserve(longest);
+        let (cosines, sines): (Vec<f32>, Vec<f32>) = rope.table().iter().copied().unzip();
         let once = || batch.documents.iter().flat_map(|document| 0..document.len() as u32);
         let positions: Vec<u32> =
             if is_paired == 1 { once().chain(once()).collect() } else { once().collect() };
