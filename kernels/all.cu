@@ -11,4 +11,5 @@
 #include "train/attention.cu"
 #include "train/experts.cu"
 #include "train/gemm.cu"
+#include "train/optimizer.cu"
 #include "train/rows.cu"

@@ -76,9 +76,10 @@ pub mod limits {
     }
 }
 
-/// The trainer's passes on a GPU.
+/// The trainer on a GPU.
 pub mod train {
     use std::convert::Infallible;
+    use std::ops::Range;
 
     use super::CudaError;
     use super::Gpu;
@@ -87,6 +88,9 @@ pub mod train {
     use crate::engine::train::layout::Layout;
     use crate::engine::train::network::How;
     use crate::engine::train::network::Passed;
+
+    /// Gets a part's place among the parameters and the address of its gradients.
+    pub type Done<'a> = &'a mut dyn FnMut(Range<usize>, u64) -> Result<(), CudaError>;
 
     /// A GPU that trains, of which there is none.
     #[derive(Debug)]
@@ -123,6 +127,22 @@ pub mod train {
         ///
         /// # Errors
         /// Never.
+        pub fn get(&self, _parameters: &mut [f32]) -> Result<(), CudaError> {
+            match self.0 {}
+        }
+
+        /// Cannot be called.
+        ///
+        /// # Errors
+        /// Never.
+        pub fn take_gradients(&self, _gradients: &mut [f32]) -> Result<(), CudaError> {
+            match self.0 {}
+        }
+
+        /// Cannot be called.
+        ///
+        /// # Errors
+        /// Never.
         pub fn evaluate(&mut self, _: &Batch, _: &[Vec<f32>], _: How) -> Result<Passed, CudaError> {
             match self.0 {}
         }
@@ -137,9 +157,82 @@ pub mod train {
             _bias: &[Vec<f32>],
             _how: How,
             _scale: f32,
-            _gradients: &mut [f32],
+            _done: Option<Done>,
         ) -> Result<Passed, CudaError> {
             match self.0 {}
+        }
+    }
+
+    /// A rank's part of a step.
+    pub mod shard {
+        use std::convert::Infallible;
+
+        use super::CudaError;
+        use super::Trainer;
+        use crate::engine::train::batch::Batch;
+        use crate::engine::train::loss::Loss;
+        use crate::engine::train::memory::Memory;
+        use crate::engine::train::network::Network;
+        use crate::engine::train::optimizer::Optimizer;
+        use crate::engine::train::optimizer::Update;
+        use crate::engine::train::ownership::Ownership;
+        use crate::engine::train::shards::Sharding;
+
+        /// What a rank keeps on its GPU, of which there is none.
+        #[derive(Debug)]
+        pub struct Shard(Infallible);
+
+        impl Shard {
+            /// Cannot be called; so with the others.
+            ///
+            /// # Errors
+            /// Never.
+            pub fn new(
+                trainer: &mut Trainer,
+                _sharding: &Sharding,
+                _ownership: &Ownership,
+                _optimizer: &Optimizer,
+                _longest: usize,
+            ) -> Result<Shard, CudaError> {
+                match trainer.0 {}
+            }
+
+            /// Cannot be called.
+            ///
+            /// # Errors
+            /// Never.
+            pub fn accumulate(&mut self, _: &mut Network, _: &[Batch], _: f32) -> Result<Loss, CudaError> {
+                match self.0 {}
+            }
+
+            /// Cannot be called.
+            ///
+            /// # Errors
+            /// Never.
+            pub fn square(&self, _: &mut Network) -> Result<f64, CudaError> {
+                match self.0 {}
+            }
+
+            /// Cannot be called.
+            ///
+            /// # Errors
+            /// Never.
+            pub fn step(&mut self, _: &mut Network, _: &Optimizer, _: Update) -> Result<(), CudaError> {
+                match self.0 {}
+            }
+
+            /// Cannot be called.
+            ///
+            /// # Errors
+            /// Never.
+            pub fn fetch(&self, _: &mut Optimizer) -> Result<(), CudaError> {
+                match self.0 {}
+            }
+
+            /// Cannot be called.
+            pub fn memory(&self, _: &mut Network) -> Memory {
+                match self.0 {}
+            }
         }
     }
 }

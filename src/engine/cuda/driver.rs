@@ -17,6 +17,7 @@ use crate::engine::cuda::machine::Gpu;
 use crate::engine::cuda::machine::Launch;
 use crate::engine::cuda::machine::Machine;
 use crate::engine::cuda::machine::Recording;
+use crate::engine::cuda::machine::Stream;
 
 /// The kernels: what nvcc made of them at build time, or the PTX that lies beside their sources.
 const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels"));
@@ -101,6 +102,11 @@ pub fn open(nth: usize) -> Result<Gpu, CudaError> {
     };
     let (kernels, graphs) = (Mutex::default(), Mutex::default());
     Ok(Arc::new(Driver { device, context, stream, module, name, kernels, graphs }))
+}
+
+/// Returns how many GPUs an opened driver counts.
+pub fn count() -> usize {
+    result::device::get_count().map_or(0, |count| count as usize)
 }
 
 /// Returns the kernels as the driver takes them.
@@ -267,6 +273,10 @@ impl Machine for Driver {
         self.enter()?;
         // SAFETY: the stream is this one's own.
         unsafe { result::stream::synchronize(self.stream) }.map_err(failed("computing on the GPU"))
+    }
+
+    fn stream(&self) -> Option<Stream> {
+        Some(Stream(self.stream.cast()))
     }
 }
 

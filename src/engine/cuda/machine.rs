@@ -1,6 +1,7 @@
 //! What kernels run on: memory, copies, launches, recordings. A driver's GPU ([`super::driver`]), or in tests the
 //! emulator of one that runs the same kernels on the processor.
 
+use std::ffi::c_void;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -65,6 +66,10 @@ pub struct Launch<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recording(pub usize);
 
+/// A driver's queue of work, for libraries that queue work of their own.
+#[derive(Debug, Clone, Copy)]
+pub struct Stream(pub *mut c_void);
+
 /// A GPU. All it is told it does in order.
 pub trait Machine: Debug + Send + Sync {
     /// Returns what it calls itself.
@@ -95,6 +100,10 @@ pub trait Machine: Debug + Send + Sync {
     fn replay(&self, recording: Recording) -> Result<(), CudaError>;
     /// Waits until all is done.
     fn wait(&self) -> Result<(), CudaError>;
+    /// Returns the driver's queue behind it, where there is a driver.
+    fn stream(&self) -> Option<Stream> {
+        None
+    }
 }
 
 /// A shared GPU.

@@ -3,7 +3,7 @@
 //! In reading order: [`machine`] (what kernels run on) with the [`driver`]'s, [`arguments`] (what they are given),
 //! [`pack`] (weights as they read them) and [`weights`], [`plan`] (what a pass works on), [`linear`] (which form of
 //! the matrix kernel) and [`backend`] (the operations of a pass) with its buffers, experts and head; beside them [`train`] (the trainer's pass), [`limits`] and [`watched`] (how fast it
-//! could be, and is). Tests run the same kernels on the processor.
+//! could be, and is) and [`nccl`] (how several exchange numbers). Tests run the same kernels on the processor.
 
 pub mod arguments;
 pub mod backend;
@@ -16,6 +16,7 @@ mod head;
 pub mod limits;
 pub mod linear;
 pub mod machine;
+mod nccl;
 pub mod pack;
 pub mod plan;
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::engine::cuda::machine::Gpu;
 use crate::engine::cuda::machine::Launch;
 use crate::engine::cuda::machine::Machine;
 use crate::engine::cuda::machine::Recording;
+use crate::engine::cuda::machine::Stream;
 
 /// Launches of each kernel, and how long they took together.
 type Seen = BTreeMap<String, (u64, Duration)>;
@@ -102,5 +103,9 @@ impl Machine for Watched {
 
     fn wait(&self) -> Result<(), CudaError> {
         self.gpu.wait()
+    }
+
+    fn stream(&self) -> Option<Stream> {
+        self.gpu.stream()
     }
 }

@@ -129,6 +129,7 @@ pub fn read_state(
         files = Some((Reader::open(&first, count)?, Reader::open(&second, count)?));
     }
     shards.share_first(&mut network.parameters);
+    network.moved();
     each_piece(optimizer, shards, |owner, first, second| {
         if let Some((firsts, seconds)) = &mut files {
             firsts.read(first)?;

@@ -14,7 +14,7 @@ mod layer;
 pub mod layout;
 pub mod loss;
 pub mod memory;
-mod muon;
+pub mod muon;
 pub mod network;
 pub mod objective;
 pub mod optimizer;

@@ -9,9 +9,9 @@ use crate::engine::ops::matmul::View;
 use crate::engine::ops::matmul::Write;
 
 /// Coefficients of x ↦ ax + bx³ + cx⁵, chosen to lift small singular values fast.
-const QUINTIC: [f32; 3] = [3.4445, -4.7750, 2.0315];
+pub const QUINTIC: [f32; 3] = [3.4445, -4.7750, 2.0315];
 /// Iterations; more change nothing that training would notice.
-const ITERATIONS: usize = 5;
+pub const ITERATIONS: usize = 5;
 
 /// Replaces a matrix by about the nearest one whose singular values are all 1.
 pub fn orthogonalise(matrix: &mut [f32], rows: usize, columns: usize, precision: Precision) {

@@ -9,6 +9,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::engine::cuda::CudaError;
+use crate::engine::cuda::train::Done;
 use crate::engine::cuda::train::Trainer;
 use crate::engine::model::cpu::CPU;
 use crate::engine::model::llada2::Llada2Config;
@@ -131,10 +133,8 @@ pub struct Passed {
 #[derive(Debug)]
 struct Gpu {
     trainer: Trainer,
-    /// Whether it has the parameters as they are.
+    /// Whether it has the parameters as they are here, or newer ones.
     is_current: bool,
-    /// The gradients of its last pass.
-    gradients: Vec<f32>,
 }
 
 impl Network {
@@ -178,7 +178,12 @@ impl Network {
 
     /// Lets a GPU compute all passes from now on.
     pub fn compute_on(&mut self, trainer: Trainer) {
-        self.gpu = Some(Gpu { trainer, is_current: false, gradients: vec![0.0; self.layout.len] });
+        self.gpu = Some(Gpu { trainer, is_current: false });
+    }
+
+    /// Returns the GPU that computes all passes, if one does.
+    pub fn trainer(&mut self) -> Option<&mut Trainer> {
+        self.gpu.as_mut().map(|gpu| &mut gpu.trainer)
     }
 
     /// Returns what computes the passes, in a word.
@@ -186,24 +191,42 @@ impl Network {
         self.gpu.as_ref().map_or_else(|| CPU.to_owned(), |gpu| gpu.trainer.device())
     }
 
-    /// Says that parameters have changed.
+    /// Says that parameters have changed here, and not on the GPU.
     pub fn moved(&mut self) {
         self.gpu.iter_mut().for_each(|gpu| gpu.is_current = false);
     }
 
-    /// Returns what the GPU computes, if there is one: a loss, and when `scale` is given a gradient.
+    /// Takes the parameters from the GPU, when they have changed there.
     ///
     /// # Panics
-    /// When the GPU fails.
-    fn pass_on_gpu(&mut self, batch: &Batch, scale: Option<f32>) -> Option<Loss> {
+    /// When the GPU fails; so with all that computes on it.
+    pub fn fetch_parameters(&mut self) {
+        if let Some(gpu) = self.gpu.as_ref().filter(|gpu| gpu.is_current) {
+            must(gpu.trainer.get(&mut self.parameters));
+        }
+    }
+
+    /// Takes the gradients from the GPU, if there is one, and clears them there.
+    ///
+    /// # Panics
+    /// As [`Network::fetch_parameters`].
+    pub fn fetch_gradients(&mut self) {
+        if let Some(gpu) = &self.gpu {
+            must(gpu.trainer.take_gradients(&mut self.gradients));
+        }
+    }
+
+    /// Returns the loss of a batch on the GPU, if there is one; with a scale gradients are added there.
+    fn pass_on_gpu(&mut self, batch: &Batch, scale: Option<f32>, done: Option<Done>) -> Option<Loss> {
         let how = How { precision: self.precision, recomputes: self.recomputes };
-        let Gpu { trainer, is_current, gradients } = self.gpu.as_mut()?;
-        let set = if *is_current { Ok(()) } else { trainer.set(&self.parameters) };
-        let passed = set.and_then(|()| match scale {
-            Some(scale) => trainer.accumulate(batch, &self.expert_bias, how, scale, gradients),
+        let Gpu { trainer, is_current } = self.gpu.as_mut()?;
+        if !*is_current {
+            must(trainer.set(&self.parameters));
+        }
+        let Passed { loss, load } = must(match scale {
+            Some(scale) => trainer.accumulate(batch, &self.expert_bias, how, scale, done),
             None => trainer.evaluate(batch, &self.expert_bias, how),
         });
-        let Passed { loss, load } = passed.unwrap_or_else(|error| panic!("the GPU failed: {error}"));
         *is_current = true;
         self.load.iter_mut().flatten().zip(load.iter().flatten()).for_each(|(sum, rows)| *sum += rows);
         Some(loss)
@@ -211,7 +234,7 @@ impl Network {
 
     /// Returns the loss of a batch without touching gradients.
     pub fn evaluate(&mut self, batch: &Batch) -> Loss {
-        if let Some(loss) = self.pass_on_gpu(batch, None) {
+        if let Some(loss) = self.pass_on_gpu(batch, None, None) {
             return loss;
         }
         self.forward(batch);
@@ -219,20 +242,28 @@ impl Network {
         loss::cross_entropy(self.precision, &self.normed, head, self.config.hidden_size, &batch.targets, None)
     }
 
-    /// Returns the loss of a batch and adds `scale` times its gradient to `gradients`.
+    /// Returns the loss of a batch and adds `scale` times its gradient to `gradients`, or to those of the GPU that
+    /// computes it: see [`Network::fetch_gradients`].
     pub fn accumulate(&mut self, batch: &Batch, scale: f32) -> Loss {
+        if let Some(loss) = self.pass_on_gpu(batch, Some(scale), None) {
+            return loss;
+        }
         let mut gradients = std::mem::take(&mut self.gradients);
         let loss = self.accumulate_into(batch, scale, &mut Sink::Whole(&mut gradients));
         self.gradients = gradients;
         loss
     }
 
-    /// Returns the loss of a batch and gives `scale` times its gradient to a sink.
+    /// Returns the loss of a batch and hands over `scale` times its gradient, part by part, where it lies on the GPU.
+    ///
+    /// # Panics
+    /// When there is no GPU, or it fails.
+    pub fn accumulate_on_gpu(&mut self, batch: &Batch, scale: f32, done: Done) -> Loss {
+        self.pass_on_gpu(batch, Some(scale), Some(done)).expect("a GPU computes")
+    }
+
+    /// Returns the loss of a batch and gives `scale` times its gradient to a sink; on the processor.
     pub fn accumulate_into(&mut self, batch: &Batch, scale: f32, sink: &mut Sink) -> Loss {
-        if let Some(loss) = self.pass_on_gpu(batch, Some(scale)) {
-            self.give(sink);
-            return loss;
-        }
         self.forward(batch);
         let hidden = self.config.hidden_size;
         let mut dnormed = vec![0.0; self.normed.len()];
@@ -256,19 +287,6 @@ impl Network {
         let Layout { embeddings, norm, layers, .. } = &self.layout;
         let layers = layers.iter().rev().map(LayerLayout::range);
         [embeddings.clone(), norm.clone()].into_iter().chain(layers).chain([embeddings.clone()]).collect()
-    }
-
-    /// Gives the gradients of the GPU's last pass to a sink, part by part.
-    fn give(&self, sink: &mut Sink) {
-        let Some(Gpu { gradients, .. }) = &self.gpu else { return };
-        let parts = self.parts();
-        let (first, rest) = parts.split_first().expect("the embeddings are a part");
-        // The head's are with those of the embeddings already.
-        sink.skip(first.clone());
-        for part in rest {
-            add(sink.begin(part), &gradients[part.clone()]);
-            sink.end(part.clone());
-        }
     }
 
     /// Returns how many bytes the activations of the largest pass so far take.
@@ -408,6 +426,11 @@ impl Network {
         }
         sink.end(part);
     }
+}
+
+/// Returns what a GPU that works returns.
+pub(super) fn must<T>(done: Result<T, CudaError>) -> T {
+    done.unwrap_or_else(|error| panic!("the GPU failed: {error}"))
 }
 
 /// What all layers of a pass share.

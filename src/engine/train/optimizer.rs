@@ -59,7 +59,7 @@ pub enum Rule {
 
 impl Rule {
     /// Returns how many second moments `len` numbers have: Muon needs none.
-    pub(super) fn second(self, len: usize) -> usize {
+    pub fn second(self, len: usize) -> usize {
         if matches!(self, Rule::Matrix { .. }) { 0 } else { len }
     }
 }
@@ -98,6 +98,26 @@ impl Optimizer {
         Optimizer { config, first: vec![0.0; first], second: vec![0.0; second], tensors }
     }
 
+    /// Returns the constants.
+    pub fn config(&self) -> OptimizerConfig {
+        self.config
+    }
+
+    /// Returns the tensors in the order in which they lie.
+    pub fn tensors(&self) -> &[(Range<usize>, Rule)] {
+        &self.tensors
+    }
+
+    /// Returns all first moments and all second ones, one tensor behind the other.
+    pub fn all_moments(&self) -> [&[f32]; 2] {
+        [&self.first, &self.second]
+    }
+
+    /// Returns the same to be replaced.
+    pub fn all_moments_mut(&mut self) -> [&mut [f32]; 2] {
+        [&mut self.first, &mut self.second]
+    }
+
     /// Returns how many moments there are.
     pub fn moment_count(&self) -> usize {
         self.first.len() + self.second.len()
@@ -119,34 +139,19 @@ impl Optimizer {
         squares.into_iter().sum()
     }
 
-    /// Moves the tensors against their gradients, which are cleared; `norm` is that of all ranks' gradients.
-    ///
-    /// `step` counts from 1; `rate` is the share of the highest learning rate.
-    pub fn step(&mut self, parameters: &mut [f32], gradients: Gradients, norm: f32, step: u64, rate: f32) {
-        let c = self.config;
-        let clip = if norm > c.clip { c.clip / norm } else { 1.0 };
-        let exponent = i32::try_from(step).unwrap_or(i32::MAX);
-        let update = Update {
-            clip,
-            beta1: c.beta1,
-            beta2: c.beta2,
-            rate: c.learning_rate * rate / (1.0 - c.beta1.powi(exponent)),
-            root: 1.0 / (1.0 - c.beta2.powi(exponent)),
-        };
-        let rate = c.learning_rate * rate;
-        let kept = 1.0 - rate * c.weight_decay;
+    /// Moves the tensors against their gradients, which are cleared.
+    pub fn step(&mut self, parameters: &mut [f32], gradients: Gradients, update: Update) {
+        let precision = self.config.precision;
         let parameters = cut(parameters, self.tensors.iter().map(|(range, _)| range.clone()));
         let gradients = self.cut_gradients(gradients);
         let rules: Vec<Rule> = self.tensors.iter().map(|(_, rule)| *rule).collect();
         let all = parameters.into_par_iter().zip(gradients).zip(self.moments()).zip(rules);
         all.for_each(|(((p, g), (m, v)), rule)| {
             if rule != Rule::Vector {
-                p.iter_mut().for_each(|p| *p *= kept);
+                p.iter_mut().for_each(|p| *p *= update.kept);
             }
             match rule {
-                Rule::Matrix { rows, columns } => {
-                    move_matrix(p, g, m, (rows, columns), c, rate);
-                }
+                Rule::Matrix { rows, columns } => move_matrix(p, g, m, (rows, columns), precision, update),
                 Rule::Vector | Rule::Table => p
                     .par_chunks_mut(PIECE)
                     .zip(g.par_chunks_mut(PIECE))
@@ -194,29 +199,68 @@ fn move_matrix(
     g: &mut [f32],
     m: &mut [f32],
     (rows, columns): (usize, usize),
-    config: OptimizerConfig,
-    rate: f32,
+    precision: Precision,
+    update: Update,
 ) {
-    let momentum = config.momentum;
+    let momentum = update.momentum;
     for (g, m) in g.iter_mut().zip(m) {
         *m = momentum * *m + (1.0 - momentum) * *g;
         *g = momentum * *m + (1.0 - momentum) * *g;
     }
-    orthogonalise(g, rows, columns, config.precision);
-    let rate = rate * MATRIX_STEP * (rows.max(columns) as f32).sqrt();
+    orthogonalise(g, rows, columns, precision);
+    let rate = update.matrix_rate(rows, columns);
     for (p, g) in p.iter_mut().zip(g) {
         *p -= rate * *g;
         *g = 0.0;
     }
 }
 
-#[derive(Clone, Copy)]
-struct Update {
-    clip: f32,
-    beta1: f32,
-    beta2: f32,
-    rate: f32,
-    root: f32,
+/// The numbers of one step: `TrainUpdate` in `kernels/train/optimizer.cu`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C)]
+pub struct Update {
+    /// Multiplies gradients whose norm is too large.
+    pub clip: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second.
+    pub beta2: f32,
+    /// The learning rate, over what the first moment lacks after few steps.
+    pub rate: f32,
+    /// One over what the second moment lacks.
+    pub root: f32,
+    /// What weight decay leaves.
+    pub kept: f32,
+    /// Decay of the momentum of matrices.
+    pub momentum: f32,
+    /// The learning rate as it is.
+    pub plain_rate: f32,
+}
+
+impl Update {
+    /// Returns what multiplies the orthogonal step of a matrix.
+    pub fn matrix_rate(&self, rows: usize, columns: usize) -> f32 {
+        self.plain_rate * MATRIX_STEP * (rows.max(columns) as f32).sqrt()
+    }
+}
+
+impl OptimizerConfig {
+    /// Returns the numbers of a step, which counts from 1; `norm` is that of all gradients, `rate` the share of the
+    /// highest learning rate.
+    pub fn update(&self, norm: f32, step: u64, rate: f32) -> Update {
+        let exponent = i32::try_from(step).unwrap_or(i32::MAX);
+        let plain_rate = self.learning_rate * rate;
+        Update {
+            clip: if norm > self.clip { self.clip / norm } else { 1.0 },
+            beta1: self.beta1,
+            beta2: self.beta2,
+            rate: plain_rate / (1.0 - self.beta1.powi(exponent)),
+            root: 1.0 / (1.0 - self.beta2.powi(exponent)),
+            kept: 1.0 - plain_rate * self.weight_decay,
+            momentum: self.momentum,
+            plain_rate,
+        }
+    }
 }
 
 multiversion! {
@@ -274,7 +318,7 @@ mod tests {
             for step in 1..=2000 {
                 let mut g = vec![2.0 * (p[0] - 1.0), 8.0 * (p[1] + 0.5)];
                 let rate = 1.0 - step as f32 / 2001.0;
-                optimizer.step(&mut p, Gradients::Within(&mut g), 1.0, step, rate);
+                optimizer.step(&mut p, Gradients::Within(&mut g), config.update(1.0, step, rate));
                 assert_eq!(g, [0.0, 0.0]);
             }
             assert!((p[0] - 1.0).abs() < 0.02 && (p[1] + 0.5).abs() < 0.02, "{rule:?}: {p:?}");
@@ -299,7 +343,8 @@ mod tests {
             let gradient: Vec<f32> = (0..19).map(|i| ((i * 7 + step * 3) % 11) as f32 - 5.0).collect();
             let mut g = gradient.clone();
             let square = whole.square(Gradients::Within(&mut g));
-            whole.step(&mut p, Gradients::Within(&mut g), square.sqrt() as f32, step as u64, 1.0);
+            let update = config.update(square.sqrt() as f32, step as u64, 1.0);
+            whole.step(&mut p, Gradients::Within(&mut g), update);
             let mut own: Vec<Vec<f32>> = owners
                 .iter()
                 .map(|tensors| {
@@ -310,7 +355,7 @@ mod tests {
                 parts.iter().zip(&mut own).map(|(part, g)| part.square(Gradients::Apart(g))).sum();
             assert_eq!(norms, square);
             for (part, g) in parts.iter_mut().zip(&mut own) {
-                part.step(&mut q, Gradients::Apart(g), norms.sqrt() as f32, step as u64, 1.0);
+                part.step(&mut q, Gradients::Apart(g), update);
                 assert!(g.iter().all(|g| *g == 0.0));
             }
             assert_eq!(p, q, "step {step}");

@@ -91,14 +91,14 @@ impl Ownership {
         self.runs.iter().filter(|run| run.owner == rank).map(|run| run.range.len()).sum()
     }
 
-    /// Returns the messages in which `part` of the flat array travels, in order.
-    pub fn buckets(&self, part: &Range<usize>) -> Vec<Run> {
+    /// Returns the messages of at most `longest` numbers in which `part` of the flat array travels, in order.
+    pub fn buckets(&self, part: &Range<usize>, longest: usize) -> Vec<Run> {
         let mut buckets = Vec::new();
         for run in &self.runs {
             let end = run.range.end.min(part.end);
             let mut start = run.range.start.max(part.start);
             while start < end {
-                let next = end.min(start + BUCKET);
+                let next = end.min(start.saturating_add(longest));
                 buckets.push(Run { range: start..next, owner: run.owner });
                 start = next;
             }
@@ -193,7 +193,7 @@ mod tests {
         let ownership = Ownership::new(&tensors, 3);
         for part in [0..end, 100..100, 5000..8192 * 192 + 5000, end - 10..end] {
             let mut at = part.start;
-            for bucket in ownership.buckets(&part) {
+            for bucket in ownership.buckets(&part, BUCKET) {
                 assert_eq!(bucket.range.start, at);
                 assert!(bucket.range.len() <= BUCKET);
                 at = bucket.range.end;
@@ -202,7 +202,7 @@ mod tests {
         }
         for rank in 0..3 {
             let mut at = 0;
-            for bucket in ownership.buckets(&(0..end)).iter().filter(|bucket| bucket.owner == rank) {
+            for bucket in ownership.buckets(&(0..end), BUCKET).iter().filter(|bucket| bucket.owner == rank) {
                 let place = ownership.place(bucket);
                 assert_eq!(place.start, at);
                 at = place.end;

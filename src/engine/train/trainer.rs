@@ -129,6 +129,12 @@ pub enum TrainError {
     /// Ranks would train on different data.
     #[error("the ranks have read different examples: all need the same files and arguments")]
     RanksDiffer,
+    /// Some ranks compute on GPUs and some do not.
+    #[error("some ranks have a GPU and some do not ({here} computes here): say --device cpu or --device cuda")]
+    DevicesDiffer {
+        /// What computes on this rank.
+        here: String,
+    },
     /// The loss is not a number any more.
     #[error("the loss is not finite at step {0}: lower the learning rate")]
     Diverged(u64),
@@ -172,10 +178,13 @@ pub fn train(
     network.recomputes = options.recomputes;
     let ownership = Ownership::new(&tensors, collective.size());
     let mut optimizer = Optimizer::new(options.optimizer, ownership.of(collective.rank()));
-    let mut shards = Shards::new(&options.sharding, ownership, &mut network);
+    device::train_on(options.device, &mut network, collective.rank() % collective.local_size())?;
+    if !collective.is_same(&[u8::from(network.trainer().is_some())]) {
+        return Err(TrainError::DevicesDiffer { here: network.device() });
+    }
+    let mut shards = Shards::new(&options.sharding, ownership, &mut network, &optimizer)
+        .map_err(DeviceError::from)?;
     let resumed = checkpoint::read_state(&options.out, &mut network, &mut optimizer, &shards).map_err(io)?;
-    let nth = collective.rank() % collective.local_size();
-    device::train_on(options.device, &mut network, nth)?;
     let mut state = match resumed {
         Some(state) if state.examples != examples.len() => {
             return Err(TrainError::OtherData { before: state.examples, now: examples.len() });
@@ -183,7 +192,7 @@ pub fn train(
         Some(state) => state,
         None => State { examples: examples.len(), ..State::default() },
     };
-    let memory = shards.memory(&network, &optimizer);
+    let memory = shards.memory(&mut network, &optimizer);
     let mut log = None;
     if collective.is_first() {
         log = Some(open_log(&options.out).map_err(io)?);
@@ -242,7 +251,7 @@ pub fn train(
                 dev_loss: saves.then(|| dev_loss(&mut network, options.objective, dev, noising, collective)),
                 busiest_expert: busiest,
                 idlest_expert: idlest,
-                memory: if saves { shards.memory(&network, &optimizer) } else { Vec::new() },
+                memory: if saves { shards.memory(&mut network, &optimizer) } else { Vec::new() },
             };
             if let Some(log) = &mut log {
                 write_line(log, &progress, rate, state.seconds, saves.then_some(&load)).map_err(io)?;
@@ -251,18 +260,19 @@ pub fn train(
             load.iter_mut().flatten().for_each(|n| *n = 0);
             // Who watches finds the checkpoint that is reported.
             if saves {
-                save(&options.out, &mut state, &network, &mut optimizer, &shards).map_err(io)?;
+                save(&options.out, &mut state, &mut network, &mut optimizer, &shards).map_err(io)?;
             }
             let mut stops = [f64::from(u8::from(!watch(&progress)))];
             collective.sum(&mut stops);
             if stops != [0.0] {
                 if !saves {
-                    save(&options.out, &mut state, &network, &mut optimizer, &shards).map_err(io)?;
+                    save(&options.out, &mut state, &mut network, &mut optimizer, &shards).map_err(io)?;
                 }
                 break;
             }
         }
     }
+    shards.fetch(&mut network, &mut optimizer);
     Ok(network)
 }
 
@@ -270,10 +280,11 @@ pub fn train(
 fn save(
     folder: &Path,
     state: &mut State,
-    network: &Network,
+    network: &mut Network,
     optimizer: &mut Optimizer,
     shards: &Shards,
 ) -> std::io::Result<()> {
+    shards.fetch(network, optimizer);
     state.expert_bias.clone_from(&network.expert_bias);
     checkpoint::write_state(folder, state, network, optimizer, shards)?;
     if shards.collective.is_first() { checkpoint::write_model(folder, network) } else { Ok(()) }
@@ -370,7 +381,8 @@ fn normal(rng: &mut StdRng) -> f32 {
     radius * (std::f32::consts::TAU * rng.random::<f32>()).cos()
 }
 
-fn rule(tensor: &Tensor) -> Rule {
+/// Returns how a tensor moves.
+pub fn rule(tensor: &Tensor) -> Rule {
     match tensor.shape[..] {
         [rows, columns]
             if !tensor.name.contains("embeddings") && !tensor.name.ends_with("mlp.gate.weight") =>

@@ -141,6 +141,7 @@ impl Tuning {
 
     /// Takes the gradients of what is learned from those of the network, and clears the network's.
     fn collect(&mut self) {
+        self.network.fetch_gradients();
         let of_network = &self.network.gradients;
         let mut rest = self.gradients.as_mut_slice();
         let mut tasks = Vec::with_capacity(self.parts.len());
@@ -252,8 +253,8 @@ pub fn tune(
         tuning.collect();
         let rate = options.schedule.rate(step);
         let norm = tuning.optimizer.square(Gradients::Within(&mut tuning.gradients)).sqrt() as f32;
-        let gradients = Gradients::Within(&mut tuning.gradients);
-        tuning.optimizer.step(&mut tuning.values, gradients, norm, step, rate);
+        let update = options.optimizer.update(norm, step, rate);
+        tuning.optimizer.step(&mut tuning.values, Gradients::Within(&mut tuning.gradients), update);
         tuning.materialise();
         let progress = TuneProgress {
             step,

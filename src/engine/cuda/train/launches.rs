@@ -9,7 +9,9 @@ use crate::engine::cuda::machine::Plain;
 use crate::engine::ops::matmul::Precision;
 
 /// Threads of most blocks.
-const THREADS: usize = 256;
+pub const THREADS: usize = 256;
+/// Blocks of a kernel that goes through any number of numbers.
+pub const BLOCKS: usize = 1024;
 /// Rows whose gradients of a norm's weight a block sums: `PART_ROWS` in `kernels/train/rows.cu`.
 const PART_ROWS: usize = 16;
 /// Outputs and rows of a block of products: `TILE` in `kernels/train/gemm.cu`.

@@ -1,12 +1,14 @@
 //! The trainer's pass on a GPU: the loss of a batch and the gradient of every parameter.
 //!
 //! The same pass as [`crate::engine::train::network`], which it is tested against, over the kernels of
-//! `kernels/train`. Parameters come from the processor when they have changed and gradients go back to it; the
-//! optimizer and the other ranks are there. With bf16 the factors of products are rounded, sums, norms, the
-//! router and the loss are in f32, as are the parameters.
+//! `kernels/train`. With bf16 the factors of products are rounded; sums, norms, the router and the loss are in f32, as
+//! are the parameters. Parameters and gradients stay on the GPU, where [`shard`] and [`optimizer`] use them up.
 
+pub mod exchange;
 mod launches;
 mod layer;
+pub mod optimizer;
+pub mod shard;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,9 @@ use crate::engine::train::network::Passed;
 /// Logits that are in memory at once.
 const LOGITS: usize = 1 << 26;
 
+/// Gets a part's place among the parameters and the address of its gradients.
+pub type Done<'a> = &'a mut dyn FnMut(Range<usize>, u64) -> Result<(), CudaError>;
+
 /// A GPU that computes losses and gradients.
 #[derive(Debug)]
 pub struct Trainer {
@@ -44,7 +49,10 @@ pub struct Trainer {
     config: Llada2Config,
     layout: Layout,
     parameters: Buffer,
+    /// Of all parameters, or of one part at a time.
     gradients: Buffer,
+    /// The parameter that the first gradient is of.
+    first_gradient: usize,
     expert_bias: Buffer,
     arena: Arena,
     rotary_dim: usize,
@@ -122,9 +130,10 @@ impl Trainer {
             return Err(CudaError::Shape("training with more than 16 of 256 experts".to_owned()));
         }
         let numbers = size_of::<f32>() * layout.len;
-        Ok(Trainer {
+        let trainer = Trainer {
             parameters: Buffer::new(&gpu, numbers)?,
             gradients: Buffer::new(&gpu, numbers)?,
+            first_gradient: 0,
             expert_bias: Buffer::new(&gpu, size_of::<f32>() * config.num_hidden_layers * config.num_experts)?,
             arena: Arena::default(),
             config: config.clone(),
@@ -132,12 +141,29 @@ impl Trainer {
             rotary_dim,
             rope_theta,
             gpu,
-        })
+        };
+        trainer.clear()?;
+        Ok(trainer)
     }
 
     /// Returns what computes, in a word.
     pub fn device(&self) -> String {
         self.gpu.name()
+    }
+
+    /// Keeps gradients of one part at a time only, of at most so many parameters.
+    ///
+    /// # Errors
+    /// When the GPU has too little memory.
+    pub fn keep_parts(&mut self, longest: usize) -> Result<(), CudaError> {
+        self.gradients = Buffer::new(&self.gpu, 0)?;
+        self.gradients = Buffer::new(&self.gpu, size_of::<f32>() * longest)?;
+        Ok(())
+    }
+
+    /// Returns how many bytes of the GPU's memory parameters and gradients take.
+    pub fn bytes(&self) -> [usize; 2] {
+        [self.parameters.bytes, self.gradients.bytes]
     }
 
     /// Returns how many bytes of the GPU's memory activations and scratch take.
@@ -153,6 +179,27 @@ impl Trainer {
         self.gpu.upload(self.parameters.address, bytes_of(parameters))
     }
 
+    /// Gives the parameters as they are on the GPU.
+    ///
+    /// # Errors
+    /// As [`Trainer::set`].
+    pub fn get(&self, parameters: &mut [f32]) -> Result<(), CudaError> {
+        self.gpu.download(bytes_of_mut(parameters), self.parameters.address)
+    }
+
+    /// Gives all gradients, and clears them on the GPU.
+    ///
+    /// # Errors
+    /// As [`Trainer::set`].
+    pub fn take_gradients(&self, gradients: &mut [f32]) -> Result<(), CudaError> {
+        self.gpu.download(bytes_of_mut(gradients), self.gradients.address)?;
+        self.clear()
+    }
+
+    fn clear(&self) -> Result<(), CudaError> {
+        self.fill(self.gradients.address, self.gradients.bytes / size_of::<f32>())
+    }
+
     /// Returns the loss of a batch, and where each row went.
     ///
     /// # Errors
@@ -164,41 +211,73 @@ impl Trainer {
         Ok(Passed { loss, load })
     }
 
-    /// Returns the loss of a batch and replaces `gradients` by `scale` times its gradient.
+    /// Returns the loss of a batch and adds `scale` times its gradient to the gradients; where one part is kept at
+    /// a time, hands each over.
     ///
     /// # Errors
-    /// As [`Trainer::set`].
+    /// As [`Trainer::set`], or what `done` returns.
     pub fn accumulate(
         &mut self,
         batch: &Batch,
         bias: &[Vec<f32>],
         how: How,
         scale: f32,
-        gradients: &mut [f32],
+        mut done: Option<Done>,
     ) -> Result<Passed, CudaError> {
         let Forward { rows, kept, last, load } = self.forward(batch, bias, how)?;
         let hidden = self.config.hidden_size;
-        self.fill(self.gradients.address, self.layout.len)?;
+        let (head, norm) = (self.layout.embeddings.clone(), self.layout.norm.clone());
         let normed = self.last_norm(&rows, last)?;
         let dnormed = self.zeros(rows.tokens * hidden)?;
+        self.begin(&head, &done)?;
         let loss = self.head(&rows, normed, &batch.targets, Some((dnormed, scale)))?;
+        self.end(head.clone(), &mut done)?;
         let dx = self.zeros(rows.all * hidden)?;
-        let norm = self.layout.norm.clone();
+        self.begin(&norm, &done)?;
         self.norm_backward(dx, &norm, [dnormed, last], rows.tokens)?;
+        self.end(norm, &mut done)?;
         for (i, kept) in kept.iter().enumerate().rev() {
             let mark = self.arena.mark();
             let mut kept = *kept;
             if how.recomputes {
                 (kept, _) = self.layer(&rows, i, kept.x)?;
             }
+            let part = self.layout.layers[i].range();
+            self.begin(&part, &done)?;
             self.layer_backward(&rows, i, &kept, dx)?;
+            self.end(part, &mut done)?;
             self.arena.back_to(mark);
         }
         let ids: Vec<u32> = batch.noised.iter().chain(&batch.clean).copied().collect();
         let order: Vec<(u32, u32)> = ids.iter().zip(0..).map(|(id, row)| (*id, row)).collect();
-        self.scatter(self.gradient(&self.layout.embeddings), dx, order)?;
-        self.gpu.download(bytes_of_mut(gradients), self.gradients.address)?;
+        self.begin(&head, &done)?;
+        self.scatter(self.gradient(&head), dx, order)?;
+        self.end(head, &mut done)?;
         Ok(Passed { loss, load })
+    }
+
+    /// Hands over a part without gradients.
+    ///
+    /// # Errors
+    /// What `done` returns.
+    pub fn skip(&mut self, part: Range<usize>, done: Done) -> Result<(), CudaError> {
+        let mut done = Some(done);
+        self.begin(&part, &done)?;
+        self.end(part, &mut done)
+    }
+
+    /// Makes room for a part's gradients, where one is kept at a time.
+    fn begin(&mut self, part: &Range<usize>, done: &Option<Done>) -> Result<(), CudaError> {
+        if done.is_none() {
+            return Ok(());
+        }
+        self.first_gradient = part.start;
+        self.fill(self.gradients.address, part.len())
+    }
+
+    /// Hands over the part that was begun last.
+    fn end(&self, part: Range<usize>, done: &mut Option<Done>) -> Result<(), CudaError> {
+        done.as_mut().map_or(Ok(()), |done| done(part, self.gradients.address))
     }
 
     fn forward(&mut self, batch: &Batch, bias: &[Vec<f32>], how: How) -> Result<Forward, CudaError> {
@@ -291,8 +370,7 @@ impl Trainer {
         gradient: Option<(u64, f32)>,
     ) -> Result<Loss, CudaError> {
         let (hidden, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
-        let (table, dtable) =
-            (self.parameter(&self.layout.embeddings), self.gradient(&self.layout.embeddings));
+        let table = self.parameter(&self.layout.embeddings);
         let mut sum = Loss::default();
         for targets in targets.chunks((LOGITS / vocabulary).max(1)) {
             let mark = self.arena.mark();
@@ -313,6 +391,7 @@ impl Trainer {
             if let Some((dnormed, _)) = gradient {
                 let dx = self.take(count * hidden)?;
                 self.input(rows.precision, logits, table, dx, [count, hidden, vocabulary], false)?;
+                let dtable = self.gradient(&self.layout.embeddings);
                 self.weight(rows.precision, logits, x, dtable, [vocabulary, hidden, count])?;
                 let order = of_rows.iter().zip(0..).map(|(row, i)| (*row, i)).collect();
                 self.scatter(dnormed, dx, order)?;

@@ -10,13 +10,11 @@ use crate::engine::cuda::machine::bytes_of_mut;
 use crate::engine::cuda::train::Rows;
 use crate::engine::cuda::train::Trainer;
 use crate::engine::cuda::train::launches;
+use crate::engine::cuda::train::launches::BLOCKS;
 use crate::engine::cuda::train::launches::Kind;
 use crate::engine::cuda::train::launches::Product;
 use crate::engine::cuda::train::launches::blocks;
 use crate::engine::ops::matmul::Precision;
-
-/// Blocks of a kernel that goes through any number of numbers.
-const BLOCKS: usize = 1024;
 
 impl Trainer {
     pub(super) fn take(&mut self, count: usize) -> Result<u64, CudaError> {
@@ -44,7 +42,7 @@ impl Trainer {
     }
 
     pub(super) fn gradient(&self, range: &Range<usize>) -> u64 {
-        after(self.gradients.address, range.start)
+        after(self.gradients.address, range.start - self.first_gradient)
     }
 
     pub(super) fn add(&self, y: u64, x: u64, count: usize) -> Result<(), CudaError> {
