@@ -55,7 +55,7 @@ for part in "${parts[@]}"; do
     train)
       # The data has to be there: DATA and SERVICE are folders as the README says.
       run train.json "$binary" bench train --device cuda --data "${DATA:-data}" --service "${SERVICE:-service}" \
-        --minutes 2 --json
+        --batch-tokens 65536 --pass-tokens 16384 --minutes 2 --json
       ;;
     *) echo "gpu: unknown part '$part'" >&2; exit 2 ;;
   esac

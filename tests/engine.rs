@@ -73,6 +73,7 @@ fn options(out: &Path, steps: u64) -> TrainOptions {
         from: None,
         objective: Objective::BlockDiffusion,
         batch_tokens: 256,
+        pass_tokens: 2048,
         schedule: Schedule { warm_up: 5, decay: 1, steps },
         optimizer: OptimizerConfig { learning_rate: 5e-3, ..OptimizerConfig::default() },
         checkpoint_every: 10,

@@ -118,8 +118,13 @@ impl Writer {
             parts.push(open(if rests_on_cards { FREE_TOKENS } else { PLAIN_TOKENS }));
         } else {
             parts.push(open(LEAD_TOKENS));
-            for quote in &quotes {
+            for (i, quote) in quotes.iter().enumerate() {
                 parts.push(Part::Fixed { text: format!(" {}", quote.text), is_quote: true });
+                // What was an item of a list there is none here.
+                if !quote.has_end() {
+                    let end = if i + 1 < quotes.len() { ";" } else { "." };
+                    parts.push(Part::Fixed { text: end.to_owned(), is_quote: false });
+                }
             }
             parts.push(open(CLOSE_TOKENS));
         }

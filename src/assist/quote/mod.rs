@@ -25,6 +25,14 @@ pub struct Quote {
     pub text: String,
 }
 
+impl Quote {
+    /// Returns whether it ends as a sentence does, or a part of one: an item of a list may not.
+    pub fn has_end(&self) -> bool {
+        let text = self.text.trim_end_matches(['"', '”', '’', '\'', ')', ']']);
+        text.ends_with(['.', '!', '?', '…', ':', ';', ','])
+    }
+}
+
 /// Returns the sentences of `cards` that answer the last of `turns`, in reading order; the first card is the best.
 ///
 /// What each is worth is [`features`]' to say.
@@ -94,6 +102,13 @@ mod tests {
         let found = quotes(&cards, &turns, None);
         assert!(found.iter().any(|q| q.text == "A missed visit is credited with 25 euros."), "{found:?}");
         assert!(quotes(&[], &turns, Some("anything")).is_empty());
+    }
+
+    #[test]
+    fn items_of_a_list_have_no_end() {
+        let has_end = |text: &str| Quote { card: String::new(), text: text.to_owned() }.has_end();
+        assert!(has_end("It is free.") && has_end("It is “free.”") && has_end("We pay (in euros.)"));
+        assert!(!has_end("people over 66") && !has_end("a child under 6 (or a carer)"));
     }
 
     #[test]

@@ -39,6 +39,7 @@ use crate::engine::train::optimizer::OptimizerConfig;
 use crate::engine::train::optimizer::Schedule;
 use crate::engine::train::shards::Sharding;
 use crate::engine::train::trainer;
+use crate::engine::train::trainer::PASS_TOKENS;
 use crate::engine::train::trainer::Progress;
 use crate::engine::train::trainer::TrainOptions;
 
@@ -47,9 +48,6 @@ const DEV_DOCUMENTS: usize = 300;
 /// The steps of warm-up and the share of the steps in which the rate decays, as the reference has them.
 const WARM_UP: u64 = 200;
 const DECAY: f64 = 0.4;
-/// Our trainer adds passes of up to about twice as many tokens to a step until it has enough: asked for
-/// so many fewer it ends up as often above as below.
-const HALF_PASS: u64 = 1024;
 /// Our schedule has one step more for each so many, in case our steps turn out smaller; training ends
 /// with the tokens in any case.
 const SPARE_STEPS: u64 = 20;
@@ -88,9 +86,12 @@ pub struct TrainArgs {
     /// How the factors of our products are rounded.
     #[arg(long, value_enum, default_value_t = Precision::Bf16)]
     precision: Precision,
-    /// Where ours computes its passes: on a GPU where one can be used, else on the processor.
+    /// Where ours trains: on a GPU where one can be used, else on the processor.
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     device: Device,
+    /// Tokens of one of our passes, of which a step sums several.
+    #[arg(long, default_value_t = PASS_TOKENS)]
+    pass_tokens: usize,
     /// Threads; 0 for one a core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -205,7 +206,9 @@ fn ours(
 ) -> anyhow::Result<Ours> {
     let (steps, batch_tokens, length) = match until {
         Until::Tokens { tokens, steps } => {
-            let of_step = (tokens / steps).saturating_sub(HALF_PASS).max(1);
+            // Passes are added to a step until it has enough: asked for half of one less it ends up as often above
+            // as below.
+            let of_step = (tokens / steps).saturating_sub(args.pass_tokens as u64 / 2).max(1);
             (steps + steps / SPARE_STEPS, of_step as usize, tokens)
         }
         // No step is the last: the rate stays up.
@@ -216,6 +219,7 @@ fn ours(
         device: args.device,
         out: out.clone(),
         batch_tokens,
+        pass_tokens: args.pass_tokens,
         schedule: Schedule { warm_up: WARM_UP.min(steps / 4), decay, steps },
         optimizer: OptimizerConfig {
             learning_rate: args.learning_rate,

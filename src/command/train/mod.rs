@@ -47,6 +47,7 @@ use crate::engine::train::optimizer::Schedule;
 use crate::engine::train::shards::Sharding;
 use crate::engine::train::shards::Stage;
 use crate::engine::train::trainer;
+use crate::engine::train::trainer::PASS_TOKENS;
 use crate::engine::train::trainer::TrainOptions;
 use crate::prompt::Control;
 use crate::prompt::Piece;
@@ -106,10 +107,13 @@ pub struct Args {
     /// How the factors of products are rounded; sums, norms and the router are in f32 always.
     #[arg(long, value_enum, default_value_t = Precision::Bf16)]
     pub(super) precision: Precision,
-    /// Where passes are computed: on a GPU where one can be used, else on the processor. The optimizer is on the
-    /// processor; ranks of one machine take its GPUs in turn.
+    /// Where is trained: on a GPU where one can be used, else on the processor. Ranks of one machine take its GPUs in
+    /// turn.
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub(super) device: Device,
+    /// Tokens of one forward and backward pass, of which a step sums several. More keep a GPU busy, and take memory.
+    #[arg(long, default_value_t = PASS_TOKENS)]
+    pass_tokens: usize,
     /// Threads; 0 for one a core. The ranks of one machine share its cores.
     #[arg(long, default_value_t = 0)]
     pub(super) threads: usize,
@@ -216,6 +220,7 @@ fn train(args: &Args, collective: &Rc<Collective>) -> anyhow::Result<()> {
         from: args.from.clone(),
         objective: args.objective,
         batch_tokens: args.batch_tokens,
+        pass_tokens: args.pass_tokens,
         schedule: Schedule { warm_up: args.warm_up.unwrap_or(100), decay: args.decay.unwrap_or(1500), steps },
         optimizer: OptimizerConfig {
             learning_rate: args.learning_rate.unwrap_or(2e-3),

@@ -16,13 +16,13 @@ use crate::engine::train::collective::Collective;
 use crate::engine::train::loss::Loss;
 use crate::engine::train::memory::Memory;
 use crate::engine::train::network::Network;
-use crate::engine::train::network::Sink;
 use crate::engine::train::network::must;
 use crate::engine::train::optimizer::Gradients;
 use crate::engine::train::optimizer::Optimizer;
 use crate::engine::train::ownership::BUCKET;
 use crate::engine::train::ownership::Ownership;
 use crate::engine::train::ownership::Run;
+use crate::engine::train::sink::Sink;
 
 /// What is kept by its owner alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, clap::ValueEnum)]

@@ -40,8 +40,8 @@ use crate::engine::train::ownership::Ownership;
 use crate::engine::train::shards::Sharding;
 use crate::engine::train::shards::Shards;
 
-/// Tokens of one forward and backward pass; a step sums several.
-const PASS_TOKENS: usize = 2048;
+/// Tokens of one pass, where nothing else is said.
+pub const PASS_TOKENS: usize = 2048;
 /// How fast the routing bias follows the load, a step (arXiv 2408.15664). Masked tokens look alike at
 /// first and crowd into few experts; five times the paper's 1e-3 parts them within three hundred steps.
 const BALANCE_RATE: f32 = 5e-3;
@@ -59,6 +59,8 @@ pub struct TrainOptions {
     pub objective: Objective,
     /// Tokens of one optimizer step.
     pub batch_tokens: usize,
+    /// Tokens of one forward and backward pass; a step sums several.
+    pub pass_tokens: usize,
     /// Warm-up, plateau and decay.
     pub schedule: Schedule,
     /// The optimizer's constants.
@@ -130,7 +132,9 @@ pub enum TrainError {
     #[error("the ranks have read different examples: all need the same files and arguments")]
     RanksDiffer,
     /// Some ranks compute on GPUs and some do not.
-    #[error("some ranks have a GPU and some do not ({here} computes here): say --device cpu or --device cuda")]
+    #[error(
+        "some ranks have a GPU and some do not ({here} computes here): say --device cpu or --device cuda"
+    )]
     DevicesDiffer {
         /// What computes on this rank.
         here: String,
@@ -182,8 +186,8 @@ pub fn train(
     if !collective.is_same(&[u8::from(network.trainer().is_some())]) {
         return Err(TrainError::DevicesDiffer { here: network.device() });
     }
-    let mut shards = Shards::new(&options.sharding, ownership, &mut network, &optimizer)
-        .map_err(DeviceError::from)?;
+    let mut shards =
+        Shards::new(&options.sharding, ownership, &mut network, &optimizer).map_err(DeviceError::from)?;
     let resumed = checkpoint::read_state(&options.out, &mut network, &mut optimizer, &shards).map_err(io)?;
     let mut state = match resumed {
         Some(state) if state.examples != examples.len() => {
@@ -218,7 +222,7 @@ pub fn train(
                 state.cursor = 0;
                 order = shuffled(examples.len(), options.seed, state.epoch);
             }
-            let range = objective::take(&order, examples, state.cursor, PASS_TOKENS, noising.block);
+            let range = objective::take(&order, examples, state.cursor, options.pass_tokens, noising.block);
             let some: Vec<&Example> = order[range.clone()].iter().map(|i| &examples[*i as usize]).collect();
             state.cursor = range.end;
             let batch = objective::prepare(options.objective, &some, noising, &mut rng);

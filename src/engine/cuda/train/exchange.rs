@@ -59,12 +59,15 @@ impl Exchange {
         collective.sum(&mut without);
         if let ([0.0], Some(stream)) = (without, stream) {
             gpu.wait()?;
-            let id = collective.broadcast_bytes(nccl::id()?);
+            let id = if collective.is_first() { nccl::id()? } else { Vec::new() };
+            let id = collective.broadcast_bytes(id);
             let communicator = Communicator::start(stream, &id, collective.rank(), collective.size())?;
             tracing::info!(version = nccl::version(), "GPUs exchange gradients by NCCL");
             return Ok(Exchange::Direct(communicator));
         }
-        tracing::info!("GPUs exchange gradients through the processor: NCCL, or a GPU for each rank, is missing");
+        tracing::info!(
+            "GPUs exchange gradients through the processor: libnccl.so, or a GPU for each rank, is missing"
+        );
         let (gpu, collective) = (Gpu::clone(gpu), Rc::clone(collective));
         Ok(Exchange::Staged(Box::new(Staged { gpu, collective, numbers: Vec::new(), received: Vec::new() })))
     }

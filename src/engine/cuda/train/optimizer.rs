@@ -246,10 +246,7 @@ impl Optimizer {
     ) -> Result<(), CudaError> {
         let Group { rows, columns, count, .. } = *group;
         let size = rows * columns;
-        let each = |kernel| Launch {
-            grid: [grid(size).min(MOST_OF_MATRIX), count, 1],
-            ..blocks(kernel, 1)
-        };
+        let each = |kernel| Launch { grid: [grid(size).min(MOST_OF_MATRIX), count, 1], ..blocks(kernel, 1) };
         let (mut x, mut next) = (self.work.x.address, self.work.next.address);
         let (squares, len) = (self.squares.address, size as i64);
         run!(self.gpu, each("train_momentum");
@@ -277,11 +274,17 @@ impl Optimizer {
         let (b_of_expert, square) = (size as i64, (side * side) as i64);
         if is_wide {
             let of_rows = sized([rows, rows, columns], [columns, columns, side]);
-            product(Kind::Linear, Product { a: x, b: x, c: gram, bounds: row_bounds, b_of_expert, ..of_rows })?;
+            product(
+                Kind::Linear,
+                Product { a: x, b: x, c: gram, bounds: row_bounds, b_of_expert, ..of_rows },
+            )?;
         } else {
             let of_columns = sized([columns, columns, 0], [columns, columns, side]);
             let bounds = row_bounds;
-            product(Kind::Weight, Product { a: x, b: x, c: gram, bounds, c_of_expert: square, ..of_columns })?;
+            product(
+                Kind::Weight,
+                Product { a: x, b: x, c: gram, bounds, c_of_expert: square, ..of_columns },
+            )?;
         }
         self.scaled(polynomial, gram, count * side * side, b)?;
         // The gram matrix is symmetric, so its product with its transpose is its square.
@@ -302,8 +305,7 @@ impl Optimizer {
             false => (x, polynomial, row_bounds, square),
         };
         let sizes = sized([rows, columns, side], [side, columns, columns]);
-        let last =
-            Product { a: left, b: right, c: next, bounds, b_of_expert, is_added: 1, ..sizes };
+        let last = Product { a: left, b: right, c: next, bounds, b_of_expert, is_added: 1, ..sizes };
         product(Kind::Input, last)
     }
 
