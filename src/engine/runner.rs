@@ -211,7 +211,7 @@ impl Runner {
         let table = self.take(tokens.len(), Vec::new()).expect("the cache has room for the tokens");
         let wanted = 0..tokens.len();
         let chunks = [Chunk { tokens, start: 0, sight, table: &table, wanted, adapter: None }];
-        forward(&mut *self.backend, &chunks);
+        forward(&mut *self.backend, &chunks, &[]);
         self.pages.release_all(&table);
         let rows: Vec<usize> = (0..tokens.len()).collect();
         let read: Vec<OnceLock<Vec<f32>>> = vec![OnceLock::new(); tokens.len()];
@@ -226,7 +226,7 @@ impl Runner {
         let mut wanted = Vec::new();
         let mut outcomes = Vec::with_capacity(slots.len());
         let mut row = 0;
-        for (i, (slot, rows)) in slots.iter_mut().enumerate() {
+        for (i, (slot, rows)) in slots.iter().enumerate() {
             let sequence = &slot.sequence;
             let (start, end) = (sequence.cached, sequence.pass_end(*rows));
             outcomes.push(Outcome { rows: end - start, change: None });
@@ -255,11 +255,10 @@ impl Runner {
         }
         let ends: Vec<(usize, bool)> =
             chunks.iter().map(|c| (c.start + c.tokens.len(), !c.wanted.is_empty())).collect();
-        forward(&mut *self.backend, &chunks);
         let (greedy, others): (Vec<Wanted>, Vec<Wanted>) =
             wanted.into_iter().partition(|w| is_greedy(slots[w.slot].0, w.position));
         let asked: Vec<Asked> = greedy.iter().map(|w| ask(&slots[w.slot].0.sequence, w)).collect();
-        let likeliest = self.backend.likeliest(&asked);
+        let likeliest = forward(&mut *self.backend, &chunks, &asked);
         let answers: Vec<OnceLock<Answer>> = others.iter().map(|_| OnceLock::new()).collect();
         let rows: Vec<usize> = others.iter().map(|w| w.row).collect();
         self.backend.logits(&rows, &|i, logits| {

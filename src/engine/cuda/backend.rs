@@ -63,7 +63,7 @@ pub struct Cuda {
     pub(super) weights: Weights,
     cache: Buffer,
     frequencies: Buffer,
-    plan: Plan,
+    pub(super) plan: Plan,
     pub(super) rows: Buffers,
     /// Of each sparse layer where the slots of each expert begin, `[layers, experts + 1]`.
     pub(super) starts: Buffer,
@@ -263,19 +263,22 @@ impl Backend for Cuda {
         }
     }
 
-    fn begin(&mut self, chunks: &[Chunk]) -> Begun {
-        let size = Size::of(chunks);
-        let pages = chunks.iter().map(|chunk| chunk.table.len()).sum();
+    fn begin(&mut self, chunks: &[Chunk], asked: &[Asked]) -> Begun {
+        let size = Size::of(chunks, asked);
         let has_grown = self.rows.room.max(size) != self.rows.room;
-        if must(self.plan.reserve(size, pages)) || has_grown || self.recordings.len() >= MOST_RECORDINGS {
+        if must(self.plan.reserve(size, chunks, asked))
+            || has_grown
+            || self.recordings.len() >= MOST_RECORDINGS
+        {
             must(self.rows.reserve(&self.config, size));
+            must(self.reserve_answers(self.rows.room.asked));
             self.recordings.clear();
         }
         let chosen = self.config.layers.iter().map(|layer| match layer {
             FeedForwardShape::Dense(_) => 1,
             FeedForwardShape::Sparse(sparse) => sparse.routing.chosen,
         });
-        must(self.plan.write(chunks, chosen.max().unwrap_or(1)));
+        must(self.plan.write(chunks, asked, chosen.max().unwrap_or(1)));
         self.now = Pass {
             size,
             counts: self.plan.all(),
@@ -372,6 +375,9 @@ impl Backend for Cuda {
     }
 
     fn end(&mut self) {
+        if self.now.size.asked > 0 {
+            must(self.ask());
+        }
         if !self.gpu.records() {
             return;
         }
@@ -381,7 +387,7 @@ impl Backend for Cuda {
     }
 
     fn likeliest(&mut self, asked: &[Asked]) -> Vec<Likeliest> {
-        if asked.is_empty() { Vec::new() } else { must(self.ask(asked)) }
+        if asked.is_empty() { Vec::new() } else { must(self.answers(asked.len())) }
     }
 
     fn logits(&mut self, rows: &[usize], read: Read) {

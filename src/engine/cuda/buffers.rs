@@ -38,10 +38,11 @@ pub(super) struct Buffers {
     pub(super) inner_scales: Buffer,
     pub(super) outputs: Buffer,
     pub(super) shared: Buffer,
-    /// What the head is asked, and what it says.
-    pub(super) asked: Buffer,
+    /// What the head says of the rows that it is asked about.
     pub(super) peaks: Buffer,
     pub(super) answers: Buffer,
+    /// Which rows' logits are read, and these.
+    pub(super) read: Buffer,
     pub(super) logits: Buffer,
     /// For how much of everything there is room.
     pub(super) room: Size,
@@ -72,9 +73,9 @@ impl Buffers {
             inner_scales: empty()?,
             outputs: empty()?,
             shared: empty()?,
-            asked: empty()?,
             peaks: empty()?,
             answers: empty()?,
+            read: empty()?,
             logits: empty()?,
             room: Size::default(),
         })

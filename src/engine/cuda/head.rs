@@ -11,7 +11,6 @@ use crate::engine::cuda::machine::CudaError;
 use crate::engine::cuda::machine::Launch;
 use crate::engine::cuda::machine::bytes_of;
 use crate::engine::cuda::machine::bytes_of_mut;
-use crate::engine::model::forward::Asked;
 use crate::engine::model::forward::Read;
 use crate::engine::model::head::Likeliest;
 
@@ -19,50 +18,45 @@ use crate::engine::model::head::Likeliest;
 const LOGIT_ROWS: usize = 64;
 
 impl Cuda {
-    /// Returns the likeliest token of each row asked for, and its probability.
-    pub(super) fn ask(&mut self, asked: &[Asked]) -> Result<Vec<Likeliest>, CudaError> {
-        let count = asked.len();
-        let mut closed_starts = vec![0];
-        let mut closed = Vec::new();
-        for asked in asked {
-            closed.extend(asked.closed.iter().chain(&asked.closed_here));
-            closed_starts.push(closed.len() as u32);
-        }
-        // The bounds of the rows, which rows they are, and what is closed.
-        let mut numbers = vec![0, count as u32];
-        numbers.extend(asked.iter().map(|asked| asked.row as u32));
-        numbers.extend(&closed_starts);
-        numbers.extend(&closed);
-        let rows = &mut self.rows;
-        rows.asked.reserve((numbers.len() * size_of::<u32>()).next_power_of_two())?;
-        self.gpu.upload(rows.asked.address, bytes_of(&numbers))?;
-        let head = &self.weights.head;
-        rows.peaks.reserve(count.next_power_of_two() * linear::peak_bytes(head))?;
-        rows.answers.reserve(2 * count.next_power_of_two() * size_of::<u32>())?;
-        let of = |number: usize| rows.asked.address + (number * size_of::<u32>()) as u64;
+    /// Makes room for what the head says of so many rows.
+    pub(super) fn reserve_answers(&mut self, rows: usize) -> Result<(), CudaError> {
+        let peaks = linear::peak_bytes(&self.weights.head);
+        self.rows.peaks.reserve(rows * peaks)?;
+        self.rows.answers.reserve(2 * rows * size_of::<u32>())?;
+        Ok(())
+    }
+
+    /// Lets the head say which token is the likeliest of each row that the pass is asked about, and how likely.
+    pub(super) fn ask(&self) -> Result<(), CudaError> {
+        let (rows, head, most) = (&self.rows, &self.weights.head, self.now.size.asked);
+        let asked = self.plan.asked();
         let operands = Operands {
             x: rows.rows.address,
             x_scales: rows.scales.address,
             peaks: rows.peaks.address,
-            bounds: of(0),
-            gather: of(2),
-            closed_starts: of(2 + count),
-            closed: of(2 + count + count + 1),
+            bounds: asked.bounds,
+            gather: asked.rows,
+            closed_starts: asked.closed_starts,
+            closed: asked.closed,
             ..Operands::default()
         };
-        let groups =
-            linear::apply(&self.gpu, head, Ending::Head, operands, count).map(|()| linear::groups(head))?;
-        let probabilities = rows.answers.address + (count * size_of::<u32>()) as u64;
-        let launch = Launch { kernel: "head_reduce", grid: [count, 1, 1], threads: 256, shared: 0 };
-        run!(self.gpu, launch; rows.answers.address, probabilities, rows.peaks.address, of(1), groups as i32)?;
-        let mut answers = vec![0_u32; 2 * count];
-        self.gpu.download(bytes_of_mut(&mut answers), rows.answers.address)?;
-        let (tokens, probabilities) = answers.split_at(count);
+        linear::apply(&self.gpu, head, Ending::Head, operands, most)?;
+        let (tokens, groups) = (rows.answers.address, linear::groups(head) as i32);
+        let probabilities = tokens + (most * size_of::<u32>()) as u64;
+        let launch = Launch { kernel: "head_reduce", grid: [most, 1, 1], threads: 256, shared: 0 };
+        run!(self.gpu, launch; tokens, probabilities, rows.peaks.address, asked.count, groups)
+    }
+
+    /// Reads what the head said of so many rows.
+    pub(super) fn answers(&self, count: usize) -> Result<Vec<Likeliest>, CudaError> {
+        let mut answers = vec![0_u32; 2 * self.now.size.asked];
+        self.gpu.download(bytes_of_mut(&mut answers), self.rows.answers.address)?;
+        let (tokens, probabilities) = answers.split_at(self.now.size.asked);
         let answer = |(token, probability): (&u32, &u32)| Likeliest {
             token: *token,
             probability: f32::from_bits(*probability),
         };
-        Ok(tokens.iter().zip(probabilities).map(answer).collect())
+        Ok(tokens.iter().zip(probabilities).take(count).map(answer).collect())
     }
 
     /// Copies the logits of rows, some at a time, and lets them be read.
@@ -72,15 +66,15 @@ impl Cuda {
             let mut numbers = vec![0, some.len() as u32];
             numbers.extend(some.iter().map(|row| *row as u32));
             let buffers = &mut self.rows;
-            buffers.asked.reserve(numbers.len() * size_of::<u32>())?;
+            buffers.read.reserve(numbers.len() * size_of::<u32>())?;
             buffers.logits.reserve(LOGIT_ROWS.min(rows.len()) * vocabulary * size_of::<f32>())?;
-            self.gpu.upload(buffers.asked.address, bytes_of(&numbers))?;
+            self.gpu.upload(buffers.read.address, bytes_of(&numbers))?;
             let operands = Operands {
                 x: buffers.rows.address,
                 x_scales: buffers.scales.address,
                 y: buffers.logits.address,
-                bounds: buffers.asked.address,
-                gather: buffers.asked.address + 2 * size_of::<u32>() as u64,
+                bounds: buffers.read.address,
+                gather: buffers.read.address + 2 * size_of::<u32>() as u64,
                 ..Operands::default()
             };
             linear::apply(&self.gpu, &self.weights.head, Ending::Store, operands, some.len())?;

@@ -7,10 +7,13 @@ use crate::engine::cuda::machine::CudaError;
 use crate::engine::cuda::machine::Gpu;
 use crate::engine::cuda::machine::bytes_of;
 use crate::engine::kv_cache::PAGE;
+use crate::engine::model::forward::Asked;
 use crate::engine::model::forward::Chunk;
 
 /// Counts at the beginning of a plan, whose places [`Counts`] names.
 const COUNTS: usize = 16;
+/// Where among them the bounds of the rows stand that the head is asked about.
+const ASKED: usize = 9;
 /// Numbers of a piece: `Piece` in `kernels/attention.cu`.
 const OF_PIECE: usize = 5;
 
@@ -25,6 +28,8 @@ pub struct Size {
     pub pieces: usize,
     /// The most rows of a piece.
     pub piece_rows: usize,
+    /// Rows that the head is asked about.
+    pub asked: usize,
 }
 
 /// Where the parts of a plan begin, in numbers from its beginning.
@@ -37,6 +42,8 @@ struct Places {
     pieces: usize,
     blocks: usize,
     wanted_blocks: usize,
+    asked: usize,
+    closed_starts: usize,
     tables: usize,
 }
 
@@ -64,9 +71,24 @@ pub struct Counts {
     pub block_count: u64,
 }
 
+/// What the head reads of the rows that it is asked about: addresses.
+#[derive(Debug, Clone, Copy)]
+pub struct AskedRows {
+    /// Of their number, behind a zero.
+    pub bounds: u64,
+    /// Of their number.
+    pub count: u64,
+    /// Which of the wanted rows they are.
+    pub rows: u64,
+    /// Where the closed tokens of each begin, counted from `closed`.
+    pub closed_starts: u64,
+    /// What they are counted from.
+    pub closed: u64,
+}
+
 impl Size {
-    /// Returns the size of some chunks.
-    pub fn of(chunks: &[Chunk]) -> Size {
+    /// Returns the size of some chunks, and of what is asked about them.
+    pub fn of(chunks: &[Chunk], asked: &[Asked]) -> Size {
         let pieces = chunks.iter().flat_map(|chunk| chunk.pieces(chunk.positions()));
         let (count, most) =
             pieces.fold((0, 0), |(count, most), (piece, _)| (count + 1, most.max(piece.len())));
@@ -75,6 +97,7 @@ impl Size {
             wanted: round_up(chunks.iter().map(|chunk| chunk.wanted.len()).sum()),
             pieces: round_up(count),
             piece_rows: round_up(most),
+            asked: round_up(asked.len()),
         }
     }
 
@@ -85,6 +108,7 @@ impl Size {
             wanted: self.wanted.max(other.wanted),
             pieces: self.pieces.max(other.pieces),
             piece_rows: self.piece_rows.max(other.piece_rows),
+            asked: self.asked.max(other.asked),
         }
     }
 }
@@ -108,6 +132,8 @@ impl Places {
         let pieces = wanted + room.wanted;
         let blocks = pieces + OF_PIECE * room.pieces;
         let wanted_blocks = blocks + room.pieces + 1;
+        let asked = wanted_blocks + room.pieces + 1;
+        let closed_starts = asked + room.asked;
         Places {
             tokens,
             positions,
@@ -116,7 +142,9 @@ impl Places {
             pieces,
             blocks,
             wanted_blocks,
-            tables: wanted_blocks + room.pieces + 1,
+            asked,
+            closed_starts,
+            tables: closed_starts + room.asked + 1,
         }
     }
 }
@@ -135,9 +163,11 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::new`].
-    pub fn reserve(&mut self, size: Size, pages: usize) -> Result<bool, CudaError> {
+    pub fn reserve(&mut self, size: Size, chunks: &[Chunk], asked: &[Asked]) -> Result<bool, CudaError> {
+        let pages: usize = chunks.iter().map(|chunk| chunk.table.len()).sum();
+        let closed: usize = asked.iter().map(|asked| asked.closed.len() + asked.closed_here.len()).sum();
         let room = self.room.max(size);
-        let numbers = Places::of(room).tables + pages.next_power_of_two();
+        let numbers = Places::of(room).tables + (pages + closed).next_power_of_two();
         let has_moved = room != self.room;
         self.room = room;
         Ok(self.buffer.reserve(numbers * size_of::<u32>())? || has_moved)
@@ -147,7 +177,7 @@ impl Plan {
     ///
     /// # Errors
     /// When the copy fails.
-    pub fn write(&mut self, chunks: &[Chunk], chosen: usize) -> Result<(), CudaError> {
+    pub fn write(&mut self, chunks: &[Chunk], asked: &[Asked], chosen: usize) -> Result<(), CudaError> {
         let at = Places::of(self.room);
         let numbers = &mut self.numbers;
         numbers.clear();
@@ -185,7 +215,15 @@ impl Plan {
         }
         numbers[at.blocks + piece] = row as u32;
         numbers[at.wanted_blocks + wanted_blocks] = wanted as u32;
-        let counts = [0, row, row * chosen, piece, 0, wanted, wanted * chosen, wanted_blocks, piece];
+        for (i, asked) in asked.iter().enumerate() {
+            numbers[at.asked + i] = asked.row as u32;
+            numbers[at.closed_starts + i] = numbers.len() as u32;
+            numbers.extend(asked.closed.iter().chain(&asked.closed_here));
+        }
+        numbers[at.closed_starts + asked.len()] = numbers.len() as u32;
+        let of_rows = [0, row, row * chosen, piece];
+        let of_wanted = [0, wanted, wanted * chosen, wanted_blocks];
+        let counts = of_rows.into_iter().chain(of_wanted).chain([piece, 0, asked.len()]);
         for (number, count) in numbers.iter_mut().zip(counts) {
             *number = count as u32;
         }
@@ -239,6 +277,18 @@ impl Plan {
     /// Returns what is to be read of the wanted rows, once they are alone.
     pub fn kept(&self) -> Counts {
         self.counts(4, Places::of(self.room).wanted_blocks)
+    }
+
+    /// Returns what is to be read of the rows that the head is asked about.
+    pub fn asked(&self) -> AskedRows {
+        let at = Places::of(self.room);
+        AskedRows {
+            bounds: self.address(ASKED),
+            count: self.address(ASKED + 1),
+            rows: self.address(at.asked),
+            closed_starts: self.address(at.closed_starts),
+            closed: self.address(0),
+        }
     }
 
     fn counts(&self, first: usize, blocks: usize) -> Counts {

@@ -110,7 +110,7 @@ impl Backend for Cpu {
         self.cache.pool(pages);
     }
 
-    fn begin(&mut self, chunks: &[Chunk]) -> Begun {
+    fn begin(&mut self, chunks: &[Chunk], _asked: &[Asked]) -> Begun {
         let work = &mut self.work;
         work.rope.reserve(chunks.iter().map(|c| c.positions().end).max().unwrap_or(0));
         work.touched_bytes = 0;

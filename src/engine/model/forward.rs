@@ -118,8 +118,8 @@ pub trait Backend: Debug + Send {
     /// Makes room for the keys and values of so many pages; what was in them is lost.
     fn pool(&mut self, pages: usize);
 
-    /// Takes the chunks and turns their tokens to rows.
-    fn begin(&mut self, chunks: &[Chunk]) -> Begun;
+    /// Takes the chunks, and what the head will be asked about them, and turns their tokens to rows.
+    fn begin(&mut self, chunks: &[Chunk], asked: &[Asked]) -> Begun;
     /// Norms the rows into the form that linear layers take.
     fn norm(&mut self, norm: Norm);
     /// Computes queries, keys and values of the normed rows.
@@ -137,7 +137,7 @@ pub trait Backend: Debug + Send {
     /// Ends the pass: what was begun is computed, or will be before anybody reads it.
     fn end(&mut self);
 
-    /// Returns the likeliest token of each row asked for.
+    /// Returns the likeliest token of each row that the last pass was asked about.
     fn likeliest(&mut self, asked: &[Asked]) -> Vec<Likeliest>;
     /// Computes the logits of rows of the output, `[vocabulary]` each, and lets them be read.
     fn logits(&mut self, rows: &[usize], read: Read);
@@ -145,15 +145,20 @@ pub trait Backend: Debug + Send {
     fn touched_bytes(&self) -> usize;
 }
 
-/// Computes all chunks together and fills their pages. What they want of the output, one chunk behind the
-/// other, is with the backend until the next pass.
+/// Computes all chunks together and fills their pages; returns the likeliest token of each row asked about. What
+/// the chunks want of the output, one behind the other, is with the backend until the next pass.
 ///
 /// # Panics
 /// When a table is too short for its chunk, which is a bug of the scheduler, or when the device fails.
-pub fn forward(backend: &mut dyn Backend, chunks: &[Chunk]) {
-    if backend.begin(chunks) == Begun::Replayed {
-        return;
+pub fn forward(backend: &mut dyn Backend, chunks: &[Chunk], asked: &[Asked]) -> Vec<Likeliest> {
+    if backend.begin(chunks, asked) == Begun::Compute {
+        compute(backend, chunks);
     }
+    backend.likeliest(asked)
+}
+
+/// Runs the operations of a pass that has begun.
+fn compute(backend: &mut dyn Backend, chunks: &[Chunk]) {
     let layers = backend.config().layers.len();
     for layer in 0..layers {
         backend.norm(Norm::Attention(layer));
