@@ -40,7 +40,7 @@ const FREE_TOKENS: usize = 56;
 /// How often a stretch that claims too much is written again.
 const MOST_ROUNDS: usize = 3;
 /// How sure the model must be of a stretch, in the geometric mean of its tokens, to show it.
-const LEAST_SURE: f32 = 0.5;
+const LEAST_SURE: f32 = 0.6;
 /// How sure a token of a draft must be to settle early, and the most passes of a block.
 const RULE: Rule = Rule::Threshold { threshold: 0.7, steps: 12 };
 
