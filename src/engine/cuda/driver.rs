@@ -241,7 +241,8 @@ impl Machine for Driver {
 
     fn record(&self) -> Result<(), CudaError> {
         self.enter()?;
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // A kernel that is met for the first time is loaded meanwhile, which stricter modes may forbid.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream is this one's own.
         unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(failed("beginning a recording"))
     }
