@@ -71,6 +71,14 @@ pub fn load(
     Ok(Box::new(Cpu::new(Model::load(config, weights, quant, progress)?)))
 }
 
+/// Returns what a device that works returns.
+///
+/// # Panics
+/// When it failed.
+pub fn must<T>(done: Result<T, CudaError>) -> T {
+    done.unwrap_or_else(|error| panic!("the GPU failed: {error}"))
+}
+
 /// Lets the passes of training be computed on a device: of several GPUs the `nth`, counted round.
 ///
 /// # Errors

@@ -111,7 +111,7 @@ pub struct Args {
     /// turn.
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub(super) device: Device,
-    /// Tokens of one forward and backward pass, of which a step sums several. More keep a GPU busy, and take memory.
+    /// Tokens of one forward and backward pass, of which a step sums several. More take more memory; a GPU may want them.
     #[arg(long, default_value_t = PASS_TOKENS)]
     pass_tokens: usize,
     /// Threads; 0 for one a core. The ranks of one machine share its cores.

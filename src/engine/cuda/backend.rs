@@ -31,6 +31,7 @@ use crate::engine::cuda::plan::Size;
 use crate::engine::cuda::weights::FeedForward;
 use crate::engine::cuda::weights::Weight;
 use crate::engine::cuda::weights::Weights;
+use crate::engine::device::must;
 use crate::engine::kv_cache::PAGE;
 use crate::engine::model::forward::Asked;
 use crate::engine::model::forward::Backend;
@@ -407,11 +408,6 @@ impl Backend for Cuda {
         });
         layers.sum::<usize>() + self.weights.head.bytes_of_one()
     }
-}
-
-/// Returns what a device that works returns.
-fn must<T>(done: Result<T, CudaError>) -> T {
-    done.unwrap_or_else(|error| panic!("the GPU failed: {error}"))
 }
 
 /// Puts rows `x` `[count, width]` in the form that linear layers take, numbers and scales.

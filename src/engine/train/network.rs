@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::engine::cuda::CudaError;
 use crate::engine::cuda::train::Done;
 use crate::engine::cuda::train::Trainer;
+use crate::engine::device::must;
 use crate::engine::model::cpu::CPU;
 use crate::engine::model::llada2::Llada2Config;
 use crate::engine::ops::matmul::Precision;
@@ -386,11 +386,6 @@ impl Network {
         }
         sink.end(part);
     }
-}
-
-/// Returns what a GPU that works returns.
-pub(super) fn must<T>(done: Result<T, CudaError>) -> T {
-    done.unwrap_or_else(|error| panic!("the GPU failed: {error}"))
 }
 
 /// What all layers of a pass share.

@@ -6,23 +6,23 @@
 //! A rank without a pass sends zeros, since all must make the same calls. Where GPUs compute, all of this lies on
 //! them and [`crate::engine::cuda::train::shard`] does it there.
 
+mod arrays;
+
 use std::ops::Range;
 use std::rc::Rc;
 
 use crate::engine::cuda::CudaError;
 use crate::engine::cuda::train::shard::Shard;
+use crate::engine::device::must;
 use crate::engine::train::batch::Batch;
 use crate::engine::train::collective::Collective;
 use crate::engine::train::loss::Loss;
 use crate::engine::train::memory::Memory;
 use crate::engine::train::network::Network;
-use crate::engine::train::network::must;
-use crate::engine::train::optimizer::Gradients;
 use crate::engine::train::optimizer::Optimizer;
 use crate::engine::train::ownership::BUCKET;
 use crate::engine::train::ownership::Ownership;
-use crate::engine::train::ownership::Run;
-use crate::engine::train::sink::Sink;
+use crate::engine::train::shards::arrays::Arrays;
 
 /// What is kept by its owner alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, clap::ValueEnum)]
@@ -80,18 +80,6 @@ enum Kept {
     OnGpu(Box<Shard>),
 }
 
-/// What a rank keeps of gradients on the processor.
-#[derive(Debug)]
-struct Arrays {
-    stage: Stage,
-    /// At stage 2 the gradients of what this rank owns, one piece behind the other.
-    owned: Vec<f32>,
-    /// At stage 2 what the backward pass writes into: as long as the longest part.
-    work: Vec<f32>,
-    /// Where messages arrive.
-    received: Vec<f32>,
-}
-
 impl Shards {
     /// Makes this rank's part of what `optimizer` moves; the network loses its own gradients at stage 2, and where a GPU
     /// computes. All ranks must call it.
@@ -113,7 +101,7 @@ impl Shards {
             Some(trainer) => {
                 Kept::OnGpu(Box::new(Shard::new(trainer, sharding, &ownership, optimizer, longest)?))
             }
-            None => Kept::Here(Arrays::new(sharding, &ownership, network.layout.len, longest)),
+            None => Kept::Here(Arrays::new(sharding, &ownership, longest)),
         };
         Ok(Shards { collective: Rc::clone(&sharding.collective), ownership, kept })
     }
@@ -131,8 +119,8 @@ impl Shards {
     ) -> Totals {
         let (loss, square) = match &mut self.kept {
             Kept::Here(arrays) => {
-                let loss = arrays.accumulate(&self.collective, &self.ownership, network, batches, scale);
-                (loss, optimizer.square(arrays.gradients(network)))
+                let loss = arrays.accumulate(network, batches, scale);
+                (loss, optimizer.square(arrays.gradients(&mut network.gradients)))
             }
             Kept::OnGpu(shard) => {
                 (must(shard.accumulate(network, batches, scale)), must(shard.square(network)))
@@ -165,18 +153,8 @@ impl Shards {
     ) {
         let update = optimizer.config().update(norm, step, rate);
         match &mut self.kept {
+            Kept::Here(arrays) => arrays.step(network, optimizer, update),
             Kept::OnGpu(shard) => must(shard.step(network, optimizer, update)),
-            Kept::Here(arrays) => {
-                let Network { parameters, gradients, .. } = network;
-                optimizer.step(parameters, arrays.of(gradients), update);
-                let rank = self.collective.rank();
-                for Run { range, owner } in self.ownership.buckets(&(0..parameters.len()), BUCKET) {
-                    self.collective.broadcast(&mut parameters[range.clone()], owner);
-                    if owner != rank && arrays.stage == Stage::Moments {
-                        gradients[range].fill(0.0);
-                    }
-                }
-            }
         }
     }
 
@@ -199,104 +177,8 @@ impl Shards {
     pub fn memory(&self, network: &mut Network, optimizer: &Optimizer) -> Vec<Memory> {
         let memory = match &self.kept {
             Kept::OnGpu(shard) => shard.memory(network),
-            Kept::Here(Arrays { owned, work, received, .. }) => Memory {
-                parameters: 4 * network.parameters.capacity(),
-                gradients: 4 * (network.gradients.capacity() + owned.capacity() + work.capacity()),
-                messages: 4 * received.capacity(),
-                moments: 4 * optimizer.moment_count(),
-                activations: network.activation_bytes(),
-                ..Memory::default()
-            },
+            Kept::Here(arrays) => arrays.memory(network, optimizer),
         };
         memory.measured().of_all(&self.collective)
-    }
-}
-
-impl Arrays {
-    fn new(sharding: &Sharding, ownership: &Ownership, parameters: usize, longest: usize) -> Arrays {
-        let Sharding { collective, stage } = sharding;
-        let (mut owned, mut work) = (Vec::new(), Vec::new());
-        if *stage == Stage::Gradients {
-            owned = vec![0.0; ownership.len_of(collective.rank())];
-            work = Vec::with_capacity(longest);
-        }
-        let buckets = ownership.buckets(&(0..parameters), BUCKET).into_iter();
-        let arriving = buckets.filter(|bucket| collective.size() > 1 && bucket.owner == collective.rank());
-        let received = Vec::with_capacity(arriving.map(|bucket| bucket.range.len()).max().unwrap_or(0));
-        Arrays { stage: *stage, owned, work, received }
-    }
-
-    /// Returns the gradients of what this rank owns.
-    fn gradients<'a>(&'a mut self, network: &'a mut Network) -> Gradients<'a> {
-        self.of(&mut network.gradients)
-    }
-
-    fn of<'a>(&'a mut self, whole: &'a mut [f32]) -> Gradients<'a> {
-        match self.stage {
-            Stage::Moments => Gradients::Within(whole),
-            Stage::Gradients => Gradients::Apart(&mut self.owned),
-        }
-    }
-
-    fn accumulate(
-        &mut self,
-        collective: &Collective,
-        ownership: &Ownership,
-        network: &mut Network,
-        batches: &[Batch],
-        scale: f32,
-    ) -> Loss {
-        match self.stage {
-            Stage::Moments => self.accumulate_whole(collective, ownership, network, batches, scale),
-            Stage::Gradients => self.accumulate_parts(collective, ownership, network, batches, scale),
-        }
-    }
-
-    fn accumulate_whole(
-        &mut self,
-        collective: &Collective,
-        ownership: &Ownership,
-        network: &mut Network,
-        batches: &[Batch],
-        scale: f32,
-    ) -> Loss {
-        let mine = batches.iter().skip(collective.rank()).step_by(collective.size());
-        let loss = mine.map(|batch| network.accumulate(batch, scale)).fold(Loss::default(), Loss::plus);
-        for Run { range, owner } in ownership.buckets(&(0..network.gradients.len()), BUCKET) {
-            collective.reduce(&mut network.gradients[range], owner, &mut self.received);
-        }
-        loss
-    }
-
-    fn accumulate_parts(
-        &mut self,
-        collective: &Collective,
-        ownership: &Ownership,
-        network: &mut Network,
-        batches: &[Batch],
-        scale: f32,
-    ) -> Loss {
-        let Arrays { owned, work, received, .. } = self;
-        let rank = collective.rank();
-        let mut bring = |part: Range<usize>, gradients: &mut [f32]| {
-            for bucket in ownership.buckets(&part, BUCKET) {
-                let here = bucket.range.start - part.start..bucket.range.end - part.start;
-                let sum = &mut gradients[here];
-                collective.reduce(sum, bucket.owner, received);
-                if bucket.owner == rank {
-                    let own = &mut owned[ownership.place(&bucket)];
-                    own.iter_mut().zip(sum).for_each(|(own, sum)| *own += *sum);
-                }
-            }
-        };
-        let mut loss = Loss::default();
-        for round in batches.chunks(collective.size()) {
-            let mut sink = Sink::Parts { work: &mut *work, done: &mut bring };
-            match round.get(rank) {
-                Some(batch) => loss = loss.plus(network.accumulate_into(batch, scale, &mut sink)),
-                None => network.parts().into_iter().for_each(|part| sink.skip(part)),
-            }
-        }
-        loss
     }
 }

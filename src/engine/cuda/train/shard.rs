@@ -57,8 +57,9 @@ impl Shard {
         let mut owned = None;
         if sharding.stage == Stage::Gradients {
             trainer.keep_parts(longest)?;
-            let buffer = Buffer::new(&gpu, size_of::<f32>() * ownership.len_of(collective.rank()))?;
-            clear(&gpu, &buffer)?;
+            let count = ownership.len_of(collective.rank());
+            let buffer = Buffer::new(&gpu, size_of::<f32>() * count)?;
+            trainer.fill(buffer.address, count)?;
             owned = Some(buffer);
         }
         Ok(Shard {
@@ -167,7 +168,7 @@ impl Shard {
             parameters,
             gradients: gradients + self.owned.as_ref().map_or(0, |owned| owned.bytes),
             moments: self.optimizer.moment_bytes(),
-            activations: trainer.activation_bytes().max(self.optimizer.work_bytes()),
+            activations: trainer.activation_bytes() + self.optimizer.work_bytes(),
             ..Memory::default()
         }
     }
@@ -191,9 +192,4 @@ fn messages(ownership: &Ownership, longest: usize, part: &Range<usize>, address:
         rank: owner,
     };
     ownership.buckets(part, longest).into_iter().map(message).collect()
-}
-
-fn clear(gpu: &Gpu, buffer: &Buffer) -> Result<(), CudaError> {
-    let count = buffer.bytes / size_of::<f32>();
-    run!(gpu, blocks("fill_f32", BLOCKS); buffer.address, count as u64, 0.0_f32)
 }
